@@ -1,0 +1,40 @@
+//! The part of a crossing that a file system does itself: collect and restore.
+
+use ferryfs_state::FsState;
+
+use crate::fs::FileSystem;
+
+/// A file system whose state can cross. Called by the dispatcher, which owns the
+/// session and the stream.
+pub trait MigrateFs: FileSystem {
+    /// A restored state that has been checked and found, opened where it must
+    /// be, but not taken over: dropping it undoes everything.
+    type Plan: Send;
+
+    /// Starts to collect in the background; returns at once. Idempotent.
+    fn begin_precopy(&self);
+
+    /// Stops collecting and waits until it has stopped. Idempotent.
+    fn cancel_precopy(&self);
+
+    /// The file system's state now. The device is stopped; what precopy found is
+    /// used, and only what changed since is done again.
+    ///
+    /// # Errors
+    /// Something cannot cross. The text names it and says what to do; one log
+    /// line per object has been written.
+    fn collect(&self) -> Result<FsState, String>;
+
+    /// Finds and opens everything in `state` (already validated) without touching
+    /// what is live. `session_flags` are those that
+    /// [`FileSystem::check_session`] has agreed to and that
+    /// [`FileSystem::adopt_session`] will get right before `apply`.
+    ///
+    /// # Errors
+    /// Something cannot be found and the policy is to abort. As `collect`.
+    fn plan_restore(&self, state: FsState, session_flags: u64) -> Result<Self::Plan, String>;
+
+    /// Takes a plan over in place of everything live. Cannot fail. Answers how
+    /// many objects answer with an error from now on.
+    fn apply(&self, plan: Self::Plan) -> u64;
+}

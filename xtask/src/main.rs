@@ -1,0 +1,2 @@
+//! (laid out)
+fn main() {}
