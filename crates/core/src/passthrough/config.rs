@@ -1,0 +1,169 @@
+//! What a passthrough file system is told to do; no command line here.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// How long, and what, the guest may cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CachePolicy {
+    /// Caches within `timeout` of a check; data as the guest kernel sees fit.
+    Auto {
+        /// How long names and attributes are believed. Never 0: a timeout of 0
+        /// makes the guest look every component up again for each use.
+        timeout: Duration,
+    },
+    /// Only the guest changes the share: everything is kept.
+    Always {
+        /// As for `Auto`.
+        timeout: Duration,
+    },
+    /// Names, attributes and directories are kept as with `Always`; file data is
+    /// never cached.
+    Metadata {
+        /// As for `Auto`.
+        timeout: Duration,
+    },
+    /// Nothing is cached: every use of a name or an attribute asks again.
+    Never,
+}
+
+impl CachePolicy {
+    /// The shortest timeout that is told to the guest for a policy that caches.
+    const SHORTEST: Duration = Duration::from_millis(1);
+
+    /// `Auto` with its usual timeout, 1 s.
+    pub const fn auto() -> CachePolicy {
+        CachePolicy::Auto {
+            timeout: Duration::from_secs(1),
+        }
+    }
+
+    /// `Always` with its usual timeout, a day.
+    pub const fn always() -> CachePolicy {
+        CachePolicy::Always {
+            timeout: Duration::from_secs(86_400),
+        }
+    }
+
+    /// `Metadata` with its usual timeout, a day.
+    pub const fn metadata() -> CachePolicy {
+        CachePolicy::Metadata {
+            timeout: Duration::from_secs(86_400),
+        }
+    }
+
+    /// How long the guest may believe names and attributes.
+    pub fn timeout(&self) -> Duration {
+        match *self {
+            CachePolicy::Auto { timeout }
+            | CachePolicy::Always { timeout }
+            | CachePolicy::Metadata { timeout } => timeout.max(CachePolicy::SHORTEST),
+            CachePolicy::Never => Duration::ZERO,
+        }
+    }
+}
+
+/// How an inode that the guest knows is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InodeFileHandles {
+    /// By an `O_PATH` descriptor each.
+    Never,
+    /// By a kernel file handle where the file system and the daemon's
+    /// capabilities (`CAP_DAC_READ_SEARCH`) allow, otherwise by descriptor.
+    Prefer,
+    /// By a kernel file handle; what has none cannot be looked up.
+    Mandatory,
+}
+
+/// How an inode's place is written into a crossing's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigrationMode {
+    /// By name in its parent directory.
+    FindPaths,
+    /// By kernel file handle: source and destination see the same file system.
+    FileHandles,
+}
+
+/// What happens with an object that cannot be found on the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigrationOnError {
+    /// The crossing is refused.
+    Abort,
+    /// The guest gets an error for that object, and for that object only.
+    GuestError,
+}
+
+/// What is shared, and how.
+#[derive(Debug)]
+pub struct Config {
+    /// The directory (or the one regular file) that is the share's root.
+    /// Any kind of descriptor of it will do, `O_PATH` too.
+    pub root: OwnedFd,
+    /// `/proc/self/fd`, opened as a directory, where `/proc` will not be there
+    /// when the file system is made (behind a `chroot`); `None` opens it.
+    pub proc_self_fd: Option<OwnedFd>,
+    /// What the guest may cache.
+    pub cache: CachePolicy,
+    /// Let the guest kernel collect writes (`FUSE_WRITEBACK_CACHE`).
+    pub writeback: bool,
+    /// Let the guest list and look up at once (`FUSE_DO_READDIRPLUS`).
+    pub readdirplus: bool,
+    /// Pass the guest's `O_DIRECT` on to the host.
+    pub allow_direct_io: bool,
+    /// Allow shared mappings of files that are not cached
+    /// (`FUSE_DIRECT_IO_ALLOW_MMAP`).
+    pub allow_mmap: bool,
+    /// Pass the guest's `O_NOATIME` on; needs the file's ownership or `CAP_FOWNER`.
+    pub preserve_noatime: bool,
+    /// Tell the guest where another host file system begins
+    /// (`FUSE_ATTR_SUBMOUNT`).
+    pub announce_submounts: bool,
+    /// Serve extended attributes.
+    pub xattr: bool,
+    /// Clear set-user-id and set-group-id bits on the host instead of in the
+    /// guest (`FUSE_HANDLE_KILLPRIV_V2`).
+    pub killpriv_v2: bool,
+    /// How inodes are held.
+    pub inode_file_handles: InodeFileHandles,
+    /// How inodes are described in a crossing.
+    pub migration_mode: MigrationMode,
+    /// What a crossing does with objects that are not found.
+    pub migration_on_error: MigrationOnError,
+}
+
+impl Config {
+    /// The usual settings for the share whose root `root` is.
+    pub fn new(root: OwnedFd) -> Config {
+        Config {
+            root,
+            proc_self_fd: None,
+            cache: CachePolicy::auto(),
+            writeback: false,
+            readdirplus: true,
+            allow_direct_io: false,
+            allow_mmap: false,
+            preserve_noatime: false,
+            announce_submounts: true,
+            xattr: false,
+            killpriv_v2: false,
+            inode_file_handles: InodeFileHandles::Prefer,
+            migration_mode: MigrationMode::FindPaths,
+            migration_on_error: MigrationOnError::Abort,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_caches_never_says_zero() {
+        let policy = CachePolicy::Auto {
+            timeout: Duration::ZERO,
+        };
+        assert!(policy.timeout() > Duration::ZERO);
+        assert_eq!(CachePolicy::Never.timeout(), Duration::ZERO);
+        assert_eq!(CachePolicy::always().timeout().as_secs(), 86_400);
+    }
+}

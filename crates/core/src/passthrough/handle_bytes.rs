@@ -1,0 +1,348 @@
+//! Kernel file handles, and the mounts by which they are opened.
+//!
+//! A handle of `name_to_handle_at` is 8 to 128 bytes; ext4's has 8, btrfs' 20.
+//! It is kept in as few bytes as it has, since there is one for each inode.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::sys;
+use crate::errno::{Errno, FsResult};
+
+/// `MAX_HANDLE_SZ`: the longest `f_handle`, in bytes.
+pub const MAX_HANDLE_BYTES: usize = 128;
+
+/// `struct file_handle` with room for the longest handle.
+#[repr(C)]
+struct RawHandle {
+    handle_bytes: u32,
+    handle_type: i32,
+    f_handle: [u8; MAX_HANDLE_BYTES],
+}
+
+/// Bytes that are kept without an allocation.
+const INLINE: usize = 14;
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Bytes {
+    Inline {
+        len: u8,
+        data: [u8; INLINE],
+    },
+    // Boxed twice, so that the pointer is one word: a length beside it would
+    // cost every inode 8 bytes for the sake of the few with long handles.
+    #[allow(clippy::box_collection)]
+    Heap(Box<Vec<u8>>),
+}
+
+/// A kernel file handle, `struct file_handle`, without its mount.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct FileHandle {
+    kind: i32,
+    bytes: Bytes,
+}
+
+impl FileHandle {
+    /// Makes a handle of `handle_type` and `f_handle`; `None` above
+    /// [`MAX_HANDLE_BYTES`].
+    pub fn new(kind: i32, bytes: &[u8]) -> Option<FileHandle> {
+        if bytes.len() > MAX_HANDLE_BYTES {
+            return None;
+        }
+        let bytes = if bytes.len() <= INLINE {
+            let mut data = [0; INLINE];
+            data[..bytes.len()].copy_from_slice(bytes);
+            Bytes::Inline {
+                len: bytes.len() as u8,
+                data,
+            }
+        } else {
+            Bytes::Heap(Box::new(bytes.to_vec()))
+        };
+        Some(FileHandle { kind, bytes })
+    }
+
+    /// `handle_type`.
+    pub fn kind(&self) -> i32 {
+        self.kind
+    }
+
+    /// `f_handle`.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Inline { len, data } => &data[..usize::from(*len)],
+            Bytes::Heap(bytes) => bytes,
+        }
+    }
+
+    /// The handle of the object that `fd` is (`O_PATH` will do), and its mount id.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where the file system has none, and the system call's.
+    pub fn of_fd(fd: BorrowedFd<'_>) -> FsResult<(FileHandle, u32)> {
+        FileHandle::at(fd, c"", libc::AT_EMPTY_PATH)
+    }
+
+    /// The handle of `name` in `dir`, not following it, and its mount id.
+    ///
+    /// # Errors
+    /// As [`FileHandle::of_fd`], and `ENOENT`.
+    pub fn of_name(dir: BorrowedFd<'_>, name: &CStr) -> FsResult<(FileHandle, u32)> {
+        FileHandle::at(dir, name, 0)
+    }
+
+    fn at(dir: BorrowedFd<'_>, name: &CStr, flags: i32) -> FsResult<(FileHandle, u32)> {
+        let mut raw = RawHandle {
+            handle_bytes: MAX_HANDLE_BYTES as u32,
+            handle_type: 0,
+            f_handle: [0; MAX_HANDLE_BYTES],
+        };
+        let mut mnt_id: libc::c_int = 0;
+        // SAFETY: `raw` is laid out as `struct file_handle` followed by as many
+        // bytes as `handle_bytes` says, `mnt_id` is an int, `name` ends with NUL;
+        // all outlive the call.
+        let rc = unsafe {
+            libc::syscall(
+                libc::SYS_name_to_handle_at,
+                dir.as_raw_fd(),
+                name.as_ptr(),
+                &mut raw,
+                &mut mnt_id,
+                flags,
+            )
+        };
+        if rc < 0 {
+            return Err(Errno::last());
+        }
+        let len = (raw.handle_bytes as usize).min(MAX_HANDLE_BYTES);
+        let handle = FileHandle::new(raw.handle_type, &raw.f_handle[..len]).ok_or(Errno::EIO)?;
+        Ok((handle, mnt_id as u32))
+    }
+
+    /// Opens the object with `flags` (`O_*`; `O_CLOEXEC` is added). `mount` is a
+    /// descriptor, not `O_PATH`, of anything on the handle's mount.
+    ///
+    /// # Errors
+    /// `ESTALE` when the object is gone, `EPERM` without `CAP_DAC_READ_SEARCH`,
+    /// and whatever opening gives.
+    pub fn open(&self, mount: BorrowedFd<'_>, flags: i32) -> FsResult<OwnedFd> {
+        let bytes = self.bytes();
+        let mut raw = RawHandle {
+            handle_bytes: bytes.len() as u32,
+            handle_type: self.kind,
+            f_handle: [0; MAX_HANDLE_BYTES],
+        };
+        raw.f_handle[..bytes.len()].copy_from_slice(bytes);
+        // SAFETY: `raw` is laid out as `struct file_handle` and outlives the
+        // call, which does not write to it.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_open_by_handle_at,
+                mount.as_raw_fd(),
+                &raw,
+                flags | libc::O_CLOEXEC,
+            )
+        };
+        if fd < 0 {
+            return Err(Errno::last());
+        }
+        // SAFETY: the call has just made this descriptor, and nobody else has it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    }
+}
+
+impl fmt::Debug for FileHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileHandle({}:", self.kind)?;
+        for byte in self.bytes() {
+            write!(f, "{byte:02x}")?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// A mount on which inodes are held by handle.
+#[derive(Debug)]
+pub struct MountRef {
+    id: u32,
+    fd: OwnedFd,
+}
+
+impl MountRef {
+    /// A mount known by `fd`: a descriptor, not `O_PATH`, of a directory or
+    /// regular file on it. Tries once whether handles can be opened there.
+    ///
+    /// # Errors
+    /// What `name_to_handle_at` or `open_by_handle_at` gives: `EOPNOTSUPP` where
+    /// the file system has no handles, `EPERM` without `CAP_DAC_READ_SEARCH`.
+    pub fn probe(fd: OwnedFd) -> FsResult<MountRef> {
+        let (handle, id) = FileHandle::of_fd(fd.as_fd())?;
+        handle.open(fd.as_fd(), libc::O_PATH)?;
+        Ok(MountRef { id, fd })
+    }
+
+    #[cfg(test)]
+    pub(super) fn made_up(id: u32, fd: OwnedFd) -> MountRef {
+        MountRef { id, fd }
+    }
+
+    /// The mount id, as in `/proc/self/mountinfo`.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// What handles of this mount are opened with.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What is known of a mount id.
+#[derive(Clone, Debug)]
+pub(super) enum MountKnown {
+    Usable(Arc<MountRef>),
+    Unusable(Errno),
+}
+
+enum Slot {
+    // Not a strong reference: the descriptor keeps the mount busy, and has to go
+    // with the last inode on it.
+    Usable(Weak<MountRef>),
+    // Which device was there, since the id is used again after an unmount.
+    Unusable { dev: u64, why: Errno },
+}
+
+/// Mounts by id.
+#[derive(Default)]
+pub struct Mounts {
+    known: Mutex<HashMap<u32, Slot>>,
+}
+
+impl Mounts {
+    /// No mounts.
+    pub fn new() -> Mounts {
+        Mounts::default()
+    }
+
+    /// What is known of mount `id`, if anything.
+    pub(super) fn get(&self, id: u32, dev: u64) -> Option<MountKnown> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.get(&id)? {
+            Slot::Usable(mount) => mount.upgrade().map(MountKnown::Usable),
+            Slot::Unusable { dev: seen, why } if *seen == dev => Some(MountKnown::Unusable(*why)),
+            Slot::Unusable { .. } => None,
+        }
+    }
+
+    /// The mount with `id`, if it is one whose handles can be opened and it is
+    /// in use.
+    pub fn usable(&self, id: u32) -> Option<Arc<MountRef>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.get(&id)? {
+            Slot::Usable(mount) => mount.upgrade(),
+            Slot::Unusable { .. } => None,
+        }
+    }
+
+    /// Every usable mount that is in use, by ascending id.
+    pub fn all(&self) -> Vec<Arc<MountRef>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = known
+            .values()
+            .filter_map(|slot| match slot {
+                Slot::Usable(mount) => mount.upgrade(),
+                Slot::Unusable { .. } => None,
+            })
+            .collect();
+        drop(known);
+        all.sort_by_key(|mount| mount.id());
+        all
+    }
+
+    /// Adds a usable mount; where another thread was faster, answers its.
+    pub fn add(&self, mount: MountRef) -> Arc<MountRef> {
+        let mount = Arc::new(mount);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Slot::Usable(other)) = known.get(&mount.id) {
+            if let Some(other) = other.upgrade() {
+                // `mount`, and with it a descriptor, is dropped behind the lock.
+                drop(known);
+                return other;
+            }
+        }
+        known.retain(|_, slot| match slot {
+            Slot::Usable(mount) => mount.strong_count() > 0,
+            Slot::Unusable { .. } => true,
+        });
+        known.insert(mount.id, Slot::Usable(Arc::downgrade(&mount)));
+        mount
+    }
+
+    /// Remembers that handles cannot be used on a mount.
+    pub(super) fn add_unusable(&self, id: u32, dev: u64, why: Errno) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(id, Slot::Unusable { dev, why });
+    }
+
+    /// Finds or makes the mount that `object` (an `O_PATH` descriptor of a
+    /// directory or regular file, with its mount id and device) is on.
+    pub(super) fn find(
+        &self,
+        proc_self_fd: BorrowedFd<'_>,
+        object: BorrowedFd<'_>,
+        id: u32,
+        dev: u64,
+        kind: u32,
+    ) -> FsResult<MountKnown> {
+        if let Some(known) = self.get(id, dev) {
+            return Ok(known);
+        }
+        if kind != libc::S_IFDIR && kind != libc::S_IFREG {
+            // Opening anything else could block or act. Something else of this
+            // mount that can be opened will tell.
+            return Ok(MountKnown::Unusable(Errno::EOPNOTSUPP));
+        }
+        let name = sys::FdName::new(object.as_raw_fd());
+        let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+        let opened = sys::openat(proc_self_fd, name.as_c_str(), flags, 0);
+        match opened.and_then(MountRef::probe) {
+            Ok(mount) => Ok(MountKnown::Usable(self.add(mount))),
+            Err(why @ (Errno::EOPNOTSUPP | Errno::EPERM | Errno::EOVERFLOW | Errno::ENOSYS)) => {
+                self.add_unusable(id, dev, why);
+                Ok(MountKnown::Unusable(why))
+            }
+            // One object that cannot be read says nothing of its mount.
+            Err(Errno::EACCES) => Ok(MountKnown::Unusable(Errno::EACCES)),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::hash::{BuildHasher, RandomState};
+
+    #[test]
+    fn short_and_long_handles_are_kept_whole() {
+        for len in [0, 1, 8, 13, 14, 15, 20, 40, 127, 128] {
+            let bytes: Vec<u8> = (0..len).map(|i| i as u8 + 1).collect();
+            let handle = FileHandle::new(7, &bytes).unwrap();
+            assert_eq!(handle.bytes(), bytes);
+            assert_eq!(handle.kind(), 7);
+            let hasher = RandomState::new();
+            assert_eq!(hasher.hash_one(&handle), hasher.hash_one(handle.clone()));
+        }
+        assert!(FileHandle::new(1, &[0; 129]).is_none());
+        assert_ne!(FileHandle::new(1, &[0; 8]), FileHandle::new(1, &[0; 9]));
+        assert_ne!(FileHandle::new(1, &[0; 8]), FileHandle::new(2, &[0; 8]));
+    }
+
+    #[test]
+    fn a_handle_costs_three_words() {
+        assert!(std::mem::size_of::<FileHandle>() <= 24);
+    }
+}

@@ -1,0 +1,724 @@
+//! The inodes that the guest knows: nodeid to inode, and a host object's
+//! identity to the inode that it already is.
+//!
+//! An inode lives as long as the guest holds lookups of it, or as another known
+//! inode's name is remembered in it (a *pin*: a directory that the guest has
+//! forgotten before what lies in it; see [`super::names`]). Both are in one
+//! atomic word, so that exactly one thread sees it become zero; zero is final.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use super::handle_bytes::{FileHandle, MountRef};
+use super::names::Links;
+use super::sys;
+use crate::errno::{Errno, FsResult};
+use crate::types::NodeId;
+
+/// Shards of each table; a power of two.
+pub const SHARDS: usize = 64;
+
+/// The bit of `refs` that is the pin; the rest counts lookups.
+const PIN: u64 = 1 << 63;
+
+/// Hashes what is already a hash, or a number that nobody can choose.
+#[derive(Default)]
+pub(super) struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+    fn write_u64(&mut self, n: u64) {
+        // Fibonacci hashing: consecutive numbers spread over the high bits,
+        // which the map's control bytes come from.
+        self.0 = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 ^= self.0 >> 32;
+    }
+}
+
+/// A map whose keys are nodeids, handles or hashes.
+pub(super) type NumberMap<V> = HashMap<u64, V, BuildHasherDefault<Spread>>;
+
+/// Where an inode is held.
+#[derive(Debug)]
+pub enum Place {
+    /// By an `O_PATH` descriptor.
+    Fd(OwnedFd),
+    /// By a kernel file handle on a mount.
+    Handle {
+        /// The mount.
+        mount: Arc<MountRef>,
+        /// The handle.
+        handle: FileHandle,
+    },
+    /// Nowhere: a crossing could not find it, and the guest gets this error.
+    Lost(Errno),
+}
+
+/// The numbers by which `statx` tells an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Numbers {
+    /// Mount id; 0 where unknown.
+    pub mnt_id: u32,
+    /// Device, as `makedev` has it.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+}
+
+/// What makes a host object the same as one seen before.
+///
+/// Inode numbers are used again after a deletion. A handle carries a generation
+/// that tells reuse apart; where there is none, the descriptor that the inode
+/// holds keeps the number from being used again.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity<'a> {
+    /// Its numbers.
+    pub numbers: Numbers,
+    /// Its file handle, where inodes on its mount are held by handle.
+    pub handle: Option<&'a FileHandle>,
+}
+
+/// A new inode, without a nodeid yet.
+#[derive(Debug)]
+pub struct NewInode {
+    /// The `S_IFMT` part of `st_mode`.
+    pub kind: u32,
+    /// Its numbers.
+    pub numbers: Numbers,
+    /// Where it is held.
+    pub place: Place,
+}
+
+/// An inode that the guest has looked up.
+pub struct Inode {
+    id: NodeId,
+    refs: AtomicU64,
+    kind: u32,
+    numbers: Numbers,
+    place: Place,
+    pub(super) links: Mutex<Links>,
+}
+
+/// A descriptor of an inode: its own, or one opened for the occasion. `O_PATH`.
+#[derive(Debug)]
+pub enum InodeFd<'a> {
+    /// The inode's own.
+    Borrowed(BorrowedFd<'a>),
+    /// Opened by file handle.
+    Owned(OwnedFd),
+}
+
+impl AsFd for InodeFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            InodeFd::Borrowed(fd) => *fd,
+            InodeFd::Owned(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl Inode {
+    fn new(id: NodeId, refs: u64, new: NewInode) -> Inode {
+        Inode {
+            id,
+            refs: AtomicU64::new(refs),
+            kind: new.kind,
+            numbers: new.numbers,
+            place: new.place,
+            links: Mutex::new(Links::default()),
+        }
+    }
+
+    /// The nodeid.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// The `S_IFMT` part of `st_mode`; an inode never changes it.
+    pub fn kind(&self) -> u32 {
+        self.kind
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.kind == libc::S_IFDIR
+    }
+
+    /// Mount, device and inode number.
+    pub fn numbers(&self) -> Numbers {
+        self.numbers
+    }
+
+    /// Where it is held.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// What makes it itself; `None` for a lost one.
+    pub fn identity(&self) -> Option<Identity<'_>> {
+        let handle = match &self.place {
+            Place::Fd(_) => None,
+            Place::Handle { handle, .. } => Some(handle),
+            Place::Lost(_) => return None,
+        };
+        Some(Identity {
+            numbers: self.numbers,
+            handle,
+        })
+    }
+
+    /// Lookups that the guest holds. 0 for a directory that is only pinned.
+    pub fn lookups(&self) -> u64 {
+        self.refs.load(Ordering::Acquire) & !PIN
+    }
+
+    /// An `O_PATH` descriptor of it.
+    ///
+    /// # Errors
+    /// `ESTALE` when an inode held by handle is gone, the inode's own error for
+    /// a lost one, `EMFILE` and `ENFILE`.
+    pub fn fd(&self) -> FsResult<InodeFd<'_>> {
+        match &self.place {
+            Place::Fd(fd) => Ok(InodeFd::Borrowed(fd.as_fd())),
+            Place::Handle { mount, handle } => {
+                handle.open(mount.fd(), libc::O_PATH).map(InodeFd::Owned)
+            }
+            Place::Lost(errno) => Err(*errno),
+        }
+    }
+
+    /// Opens it with `flags` (`O_*`). Only regular files and directories are
+    /// opened: a fifo could block, a device or socket could act.
+    ///
+    /// # Errors
+    /// `EBADF` for any other kind of file (`ELOOP` for a symbolic link), as
+    /// [`Inode::fd`], and whatever opening gives.
+    pub fn open(&self, proc_self_fd: BorrowedFd<'_>, flags: i32) -> FsResult<OwnedFd> {
+        match self.kind {
+            libc::S_IFREG | libc::S_IFDIR => {}
+            libc::S_IFLNK => return Err(Errno::ELOOP),
+            _ => return Err(Errno::EBADF),
+        }
+        // The object is already found; the magic link in /proc has to be followed.
+        let flags = flags & !(libc::O_NOFOLLOW | libc::O_CREAT | libc::O_EXCL);
+        match &self.place {
+            Place::Fd(fd) => {
+                let name = sys::FdName::new(fd.as_raw_fd());
+                sys::openat(proc_self_fd, name.as_c_str(), flags, 0)
+            }
+            Place::Handle { mount, handle } => handle.open(mount.fd(), flags),
+            Place::Lost(errno) => Err(*errno),
+        }
+    }
+
+    /// Takes one more lookup, unless the inode is dead.
+    fn acquire(&self) -> bool {
+        self.refs
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |refs| {
+                // The count cannot reach the pin: each lookup is a request.
+                (refs != 0).then(|| refs + 1)
+            })
+            .is_ok()
+    }
+
+    /// Gives `count` lookups back, at most those there are (the root keeps one).
+    /// Answers whether the inode has died by it, which is true for one caller.
+    pub(super) fn release(&self, count: u64) -> bool {
+        let keep = u64::from(self.id == NodeId::ROOT);
+        let before = self
+            .refs
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |refs| {
+                let lookups = refs & !PIN;
+                let left = lookups.saturating_sub(count).max(keep.min(lookups));
+                (refs != 0 && left != lookups).then_some(left | (refs & PIN))
+            });
+        match before {
+            Ok(before) => {
+                before & PIN == 0 && (before & !PIN).saturating_sub(count) == 0 && keep == 0
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Keeps the inode without a lookup; false when it is dead already.
+    /// Called under the lock of its `links`.
+    pub(super) fn pin(&self) -> bool {
+        self.refs
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |refs| {
+                (refs != 0).then_some(refs | PIN)
+            })
+            .is_ok()
+    }
+
+    /// Takes the pin away; answers whether the inode has died by it.
+    /// Called under the lock of its `links`.
+    pub(super) fn unpin(&self) -> bool {
+        self.refs.fetch_and(!PIN, Ordering::AcqRel) == PIN
+    }
+}
+
+impl fmt::Debug for Inode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inode")
+            .field("id", &self.id)
+            .field("lookups", &self.lookups())
+            .field("kind", &format_args!("{:o}", self.kind))
+            .field("numbers", &self.numbers)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct IdentityShard {
+    by_hash: NumberMap<Arc<Inode>>,
+    // Those whose whole 64-bit hash was taken by another; practically never any.
+    rest: Vec<Arc<Inode>>,
+}
+
+impl IdentityShard {
+    fn find(&self, hash: u64, identity: &Identity<'_>) -> Option<&Arc<Inode>> {
+        let is = |inode: &&Arc<Inode>| inode.identity().is_some_and(|own| same(&own, identity));
+        self.by_hash
+            .get(&hash)
+            .filter(is)
+            .or_else(|| self.rest.iter().find(is))
+    }
+}
+
+fn same(a: &Identity<'_>, b: &Identity<'_>) -> bool {
+    match (a.handle, b.handle) {
+        // A handle says more than the numbers.
+        (Some(x), Some(y)) => a.numbers.mnt_id == b.numbers.mnt_id && x == y,
+        (None, None) => a.numbers == b.numbers,
+        _ => false,
+    }
+}
+
+type IdShard = RwLock<NumberMap<Arc<Inode>>>;
+
+/// Every inode that the guest knows. No system call is made, and no descriptor
+/// closed, under any of its locks.
+pub struct Inodes {
+    ids: Box<[IdShard]>,
+    identities: Box<[RwLock<IdentityShard>]>,
+    hasher: RandomState,
+    hash_mask: u64,
+    next: AtomicU64,
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inodes {
+    /// The tables with `root` as nodeid 1, with one lookup.
+    pub fn new(root: NewInode) -> Inodes {
+        Inodes::with_hash_mask(root, u64::MAX)
+    }
+
+    fn with_hash_mask(root: NewInode, hash_mask: u64) -> Inodes {
+        let inodes = Inodes {
+            ids: (0..SHARDS).map(|_| IdShard::default()).collect(),
+            identities: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            hasher: RandomState::new(),
+            hash_mask,
+            next: AtomicU64::new(NodeId::ROOT.0 + 1),
+        };
+        inodes.insert(NodeId::ROOT, 1, root);
+        inodes
+    }
+
+    /// Empty tables beside these but for `root`, to be filled with
+    /// [`Inodes::insert`] and put in place with [`Inodes::replace_with`].
+    pub fn sibling(&self, root: NewInode) -> Inodes {
+        let mut other = Inodes::new(root);
+        other.rehash_with(self.hasher.clone(), self.hash_mask);
+        other
+    }
+
+    fn rehash_with(&mut self, hasher: RandomState, hash_mask: u64) {
+        self.hasher = hasher;
+        self.hash_mask = hash_mask;
+        let all: Vec<_> = self
+            .identities
+            .iter()
+            .flat_map(|shard| {
+                let shard = std::mem::take(&mut *write(shard));
+                shard.by_hash.into_values().chain(shard.rest)
+            })
+            .collect();
+        for inode in all {
+            self.index(inode);
+        }
+    }
+
+    fn hash(&self, identity: &Identity<'_>) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        identity.numbers.mnt_id.hash(&mut hasher);
+        match identity.handle {
+            Some(handle) => handle.hash(&mut hasher),
+            None => (identity.numbers.dev, identity.numbers.ino).hash(&mut hasher),
+        }
+        hasher.finish() & self.hash_mask
+    }
+
+    fn identity_shard(&self, hash: u64) -> &RwLock<IdentityShard> {
+        &self.identities[(hash >> 58) as usize % SHARDS]
+    }
+
+    fn id_shard(&self, id: NodeId) -> &IdShard {
+        &self.ids[id.0 as usize % SHARDS]
+    }
+
+    /// The inode that the guest knows by `id`.
+    pub fn get(&self, id: NodeId) -> Option<Arc<Inode>> {
+        self.get_or_pinned(id).filter(|inode| inode.lookups() > 0)
+    }
+
+    /// As [`Inodes::get`], and also a directory that the guest has forgotten,
+    /// while something that it knows is remembered to lie in it.
+    pub fn get_or_pinned(&self, id: NodeId) -> Option<Arc<Inode>> {
+        read(self.id_shard(id)).get(&id.0).cloned()
+    }
+
+    /// The inode that is this host object, with one more lookup.
+    pub fn acquire(&self, identity: &Identity<'_>) -> Option<Arc<Inode>> {
+        let hash = self.hash(identity);
+        let shard = read(self.identity_shard(hash));
+        shard
+            .find(hash, identity)
+            .filter(|inode| inode.acquire())
+            .cloned()
+    }
+
+    /// One more lookup of an inode that is already in hand; false when the guest
+    /// has let go of it meanwhile.
+    pub fn acquire_again(&self, inode: &Inode) -> bool {
+        inode.acquire()
+    }
+
+    /// Gives `new` a nodeid and one lookup; where another thread was faster, one
+    /// more lookup of its inode, and `new` is dropped. Answers whether it is new.
+    pub fn publish(&self, new: NewInode) -> (Arc<Inode>, bool) {
+        let mut inode = Inode::new(NodeId(0), 1, new);
+        let Some(identity) = inode.identity() else {
+            // A lost inode is only ever restored, under its own number.
+            inode.id = NodeId(self.next.fetch_add(1, Ordering::Relaxed));
+            let inode = Arc::new(inode);
+            write(self.id_shard(inode.id)).insert(inode.id.0, inode.clone());
+            return (inode, true);
+        };
+        let hash = self.hash(&identity);
+        let mut shard = write(self.identity_shard(hash));
+        if let Some(known) = shard.find(hash, &identity).filter(|known| known.acquire()) {
+            let known = known.clone();
+            drop(shard);
+            // Closes a descriptor: not under the lock.
+            drop(inode);
+            return (known, false);
+        }
+        inode.id = NodeId(self.next.fetch_add(1, Ordering::Relaxed));
+        let inode = Arc::new(inode);
+        // First the number, then the identity: who finds the inode by its
+        // identity may tell the guest the number.
+        write(self.id_shard(inode.id)).insert(inode.id.0, inode.clone());
+        let gone = Inodes::index_in(&mut shard, hash, inode.clone());
+        drop(shard);
+        drop(gone);
+        (inode, true)
+    }
+
+    /// Puts an inode under a given number, with that many lookups; for tables
+    /// being filled. [`Inodes::set_next`] must be told of it.
+    pub fn insert(&self, id: NodeId, lookups: u64, new: NewInode) -> Arc<Inode> {
+        let inode = Arc::new(Inode::new(id, lookups & !PIN, new));
+        write(self.id_shard(id)).insert(id.0, inode.clone());
+        self.index(inode.clone());
+        inode
+    }
+
+    fn index(&self, inode: Arc<Inode>) {
+        let Some(hash) = inode.identity().map(|identity| self.hash(&identity)) else {
+            return;
+        };
+        let gone = Inodes::index_in(&mut write(self.identity_shard(hash)), hash, inode);
+        drop(gone);
+    }
+
+    /// Answers the dead inode, if any, that was there still.
+    fn index_in(shard: &mut IdentityShard, hash: u64, inode: Arc<Inode>) -> Option<Arc<Inode>> {
+        match shard.by_hash.get(&hash) {
+            Some(other) if other.refs.load(Ordering::Acquire) != 0 => {
+                shard.rest.push(inode);
+                None
+            }
+            _ => shard.by_hash.insert(hash, inode),
+        }
+    }
+
+    /// Takes a dead inode out of the tables.
+    pub(super) fn remove(&self, inode: &Arc<Inode>) {
+        let by_id = write(self.id_shard(inode.id)).remove(&inode.id.0);
+        let mut by_identity = None;
+        if let Some(hash) = inode.identity().map(|identity| self.hash(&identity)) {
+            let mut shard = write(self.identity_shard(hash));
+            match shard.by_hash.get(&hash) {
+                Some(known) if Arc::ptr_eq(known, inode) => {
+                    by_identity = shard.by_hash.remove(&hash);
+                }
+                _ => {
+                    let at = shard.rest.iter().position(|i| Arc::ptr_eq(i, inode));
+                    by_identity = at.map(|at| shard.rest.swap_remove(at));
+                }
+            }
+        }
+        // The caller has a reference, so nothing is closed here either way.
+        drop((by_id, by_identity));
+    }
+
+    /// Forgets every inode but the root, which keeps one lookup. Numbers go on.
+    pub(super) fn clear(&self) {
+        for shard in &self.identities {
+            let old = {
+                let mut shard = write(shard);
+                let old = std::mem::take(&mut *shard);
+                if let Some((&hash, root)) = old.by_hash.iter().find(|(_, i)| i.id == NodeId::ROOT)
+                {
+                    shard.by_hash.insert(hash, root.clone());
+                }
+                old
+            };
+            drop(old);
+        }
+        for shard in &self.ids {
+            let old = {
+                let mut shard = write(shard);
+                let mut old = std::mem::take(&mut *shard);
+                if let Some(root) = old.remove(&NodeId::ROOT.0) {
+                    root.refs.store(1, Ordering::Release);
+                    *root.links.lock().unwrap_or_else(PoisonError::into_inner) = Links::default();
+                    shard.insert(NodeId::ROOT.0, root);
+                }
+                old
+            };
+            drop(old);
+        }
+    }
+
+    /// Takes the contents of tables made by [`Inodes::sibling`] over in place of
+    /// everything there is. No request may be running.
+    pub fn replace_with(&self, other: Inodes) {
+        for (mine, theirs) in self.ids.iter().zip(&other.ids) {
+            let old = std::mem::replace(&mut *write(mine), std::mem::take(&mut *write(theirs)));
+            drop(old);
+        }
+        for (mine, theirs) in self.identities.iter().zip(&other.identities) {
+            let old = std::mem::replace(&mut *write(mine), std::mem::take(&mut *write(theirs)));
+            drop(old);
+        }
+        self.set_next(other.next());
+    }
+
+    /// How many there are, with the root.
+    pub fn len(&self) -> usize {
+        self.ids.iter().map(|shard| read(shard).len()).sum()
+    }
+
+    /// Never true: there is always the root.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Everything in shard `shard` (below [`SHARDS`]) as it is now, pinned
+    /// directories too, in no order. Shard by shard, so that a walk over millions
+    /// of inodes stops nobody for long.
+    pub fn shard(&self, shard: usize) -> Vec<Arc<Inode>> {
+        read(&self.ids[shard]).values().cloned().collect()
+    }
+
+    /// The number that the next new inode gets.
+    pub fn next(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// Lets numbers go on from `next`; they never go back.
+    pub fn set_next(&self, next: u64) {
+        self.next.fetch_max(next, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::sync::Barrier;
+
+    fn made_up(ino: u64, handle: &[u8]) -> NewInode {
+        NewInode {
+            kind: libc::S_IFREG,
+            numbers: Numbers {
+                mnt_id: 1,
+                dev: 2,
+                ino,
+            },
+            place: Place::Handle {
+                mount: mount(),
+                handle: FileHandle::new(1, handle).unwrap(),
+            },
+        }
+    }
+
+    fn mount() -> Arc<MountRef> {
+        Arc::new(MountRef::made_up(1, File::open("/").unwrap().into()))
+    }
+
+    fn by_fd(ino: u64) -> NewInode {
+        NewInode {
+            kind: libc::S_IFREG,
+            numbers: Numbers {
+                mnt_id: 1,
+                dev: 2,
+                ino,
+            },
+            place: Place::Fd(File::open("/").unwrap().into()),
+        }
+    }
+
+    #[test]
+    fn numbers_go_up_and_are_never_used_again() {
+        let inodes = Inodes::new(by_fd(1));
+        let (a, new) = inodes.publish(by_fd(10));
+        assert!(new);
+        assert_eq!(a.id(), NodeId(2));
+        assert!(a.release(1));
+        inodes.remove(&a);
+        assert!(inodes.get(NodeId(2)).is_none());
+        let (b, new) = inodes.publish(by_fd(10));
+        assert!(new);
+        assert_eq!(b.id(), NodeId(3));
+        inodes.clear();
+        assert_eq!(inodes.len(), 1);
+        assert_eq!(inodes.publish(by_fd(10)).0.id(), NodeId(4));
+    }
+
+    #[test]
+    fn more_forgets_than_lookups_do_not_underflow() {
+        let inodes = Inodes::new(by_fd(1));
+        let (a, _) = inodes.publish(by_fd(10));
+        assert!(a.release(u64::MAX));
+        assert!(!a.release(1), "dies once");
+        assert_eq!(a.lookups(), 0);
+        assert!(!inodes.acquire_again(&a), "death is final");
+        let root = inodes.get(NodeId::ROOT).unwrap();
+        assert!(!root.release(u64::MAX));
+        assert_eq!(root.lookups(), 1);
+        let pinned = inodes.publish(by_fd(11)).0;
+        assert!(pinned.pin());
+        assert!(!pinned.release(5));
+        assert!(inodes.get(pinned.id()).is_none());
+        assert!(inodes.get_or_pinned(pinned.id()).is_some());
+        assert!(pinned.unpin());
+    }
+
+    #[test]
+    fn a_reused_inode_number_with_another_handle_is_another_inode() {
+        let inodes = Inodes::new(by_fd(1));
+        let (a, _) = inodes.publish(made_up(10, b"generation 1"));
+        let (b, new) = inodes.publish(made_up(10, b"generation 2"));
+        assert!(new);
+        assert_ne!(a.id(), b.id());
+        let (again, new) = inodes.publish(made_up(10, b"generation 1"));
+        assert!(!new);
+        assert!(Arc::ptr_eq(&a, &again));
+        assert_eq!(a.lookups(), 2);
+    }
+
+    #[test]
+    fn colliding_hashes_keep_inodes_apart() {
+        let inodes = Inodes::with_hash_mask(by_fd(1), 0);
+        let all: Vec<_> = (10..20).map(|ino| inodes.publish(by_fd(ino)).0).collect();
+        for (inode, ino) in all.iter().zip(10..) {
+            let identity = Identity {
+                numbers: Numbers {
+                    mnt_id: 1,
+                    dev: 2,
+                    ino,
+                },
+                handle: None,
+            };
+            assert_eq!(inodes.acquire(&identity).unwrap().id(), inode.id());
+            assert!(inode.release(2));
+            inodes.remove(inode);
+            assert!(inodes.acquire(&identity).is_none());
+        }
+        assert_eq!(inodes.len(), 1);
+    }
+
+    #[test]
+    fn forget_against_lookup_neither_loses_nor_doubles_an_inode() {
+        let inodes = Inodes::new(by_fd(1));
+        let barrier = Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    barrier.wait();
+                    for _ in 0..5000 {
+                        let (inode, _) = inodes.publish(made_up(7, b"one file"));
+                        assert!(inode.lookups() >= 1);
+                        let known = inodes.get(inode.id()).expect("held by this thread");
+                        assert!(Arc::ptr_eq(&known, &inode));
+                        if inode.release(1) {
+                            inodes.remove(&inode);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(inodes.len(), 1);
+        let indexed: usize = inodes
+            .identities
+            .iter()
+            .map(|shard| read(shard).by_hash.len() + read(shard).rest.len())
+            .sum();
+        assert_eq!(indexed, 1, "only the root is left in the other table");
+    }
+
+    #[test]
+    fn a_sibling_takes_the_place_of_what_was_there() {
+        let inodes = Inodes::new(by_fd(1));
+        let (old, _) = inodes.publish(by_fd(10));
+        let other = inodes.sibling(by_fd(1));
+        other.insert(NodeId(77), 3, by_fd(50));
+        other.set_next(100);
+        inodes.replace_with(other);
+        assert!(inodes.get(old.id()).is_none());
+        let restored = inodes.get(NodeId(77)).unwrap();
+        assert_eq!(restored.lookups(), 3);
+        let (same, new) = inodes.publish(by_fd(50));
+        assert!(!new && Arc::ptr_eq(&same, &restored));
+        assert_eq!(inodes.publish(by_fd(51)).0.id(), NodeId(100));
+    }
+
+    #[test]
+    fn an_inode_is_small() {
+        // With the two counters of its `Arc`. The name and its place in three
+        // maps come on top of it.
+        let size = std::mem::size_of::<Inode>() + 16;
+        assert!(size <= 152, "{size} bytes");
+    }
+}

@@ -1,0 +1,226 @@
+//! The passthrough file system: a host directory, or one regular file, as it is.
+//!
+//! - [`config`]: what it is told to do.
+//! - [`inode`], [`names`], [`handle`]: what the guest holds; a crossing collects
+//!   these and fills them again.
+//! - [`handle_bytes`]: kernel file handles and the mounts they belong to.
+//! - `lookup`, `create`, `attr`, `data`, `dir`, `xattr`: the operations.
+//! - `creds`: acting as the guest's user. `sys`: bare system calls.
+//!
+//! Nothing is ever found by a path: each step is one component, opened in a
+//! directory that is held, without following links.
+
+pub mod config;
+mod dir;
+pub mod handle;
+pub mod handle_bytes;
+pub mod inode;
+pub mod names;
+mod sys;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use fuse_backend_rs::abi::fuse_abi::FsOptions;
+
+use crate::errno::{Errno, FsResult};
+use crate::types::NodeId;
+use config::{Config, InodeFileHandles};
+use handle::Handles;
+use handle_bytes::{MountKnown, MountRef, Mounts};
+use inode::{Inode, Inodes, NewInode, Numbers, Place};
+use names::Names;
+
+/// Why a passthrough file system cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// `/proc/self/fd` is needed to open what is held by an `O_PATH` descriptor.
+    #[error("cannot open /proc/self/fd: is /proc mounted?")]
+    Proc(#[source] Errno),
+    /// The root cannot be examined.
+    #[error("cannot examine the shared directory")]
+    Root(#[source] Errno),
+    /// The root is neither a directory nor a regular file.
+    #[error("the share is neither a directory nor a regular file (st_mode {0:#o})")]
+    RootKind(u32),
+    /// Handles are mandatory, and the share has none.
+    #[error(
+        "file handles cannot be used on the shared directory (they need a file system that has \
+         them, and CAP_DAC_READ_SEARCH); use --inode-file-handles=prefer or =never"
+    )]
+    Handles(#[source] Errno),
+}
+
+/// A host directory, or one regular file, as a FUSE file system.
+pub struct Passthrough {
+    pub(crate) config: Config,
+    pub(crate) proc_self_fd: OwnedFd,
+    pub(crate) inodes: Inodes,
+    pub(crate) names: Names,
+    pub(crate) handles: Handles,
+    pub(crate) mounts: Mounts,
+    // The root's mount stays known while nothing but the root is.
+    #[allow(dead_code)]
+    root_mount: Option<Arc<MountRef>>,
+    // Whether inodes are held by handle where their mount allows it.
+    use_handles: bool,
+    // What INIT answered; 0 before.
+    session: AtomicU64,
+}
+
+impl Passthrough {
+    /// Makes the file system. Where [`Config::inode_file_handles`] is `Prefer`
+    /// and handles cannot be used, says so in the log and goes on with
+    /// descriptors.
+    ///
+    /// # Errors
+    /// See [`SetupError`].
+    pub fn new(mut config: Config) -> Result<Passthrough, SetupError> {
+        let proc_self_fd = match config.proc_self_fd.take() {
+            Some(fd) => fd,
+            None => {
+                let flags = libc::O_PATH | libc::O_DIRECTORY;
+                sys::openat(rustix::fs::CWD, c"/proc/self/fd", flags, 0)
+                    .map_err(SetupError::Proc)?
+            }
+        };
+        let root = Passthrough::root_inode(config.root.as_fd()).map_err(SetupError::Root)?;
+        if root.kind != libc::S_IFDIR && root.kind != libc::S_IFREG {
+            return Err(SetupError::RootKind(root.kind));
+        }
+        let mounts = Mounts::new();
+        let root_mount = match config.inode_file_handles {
+            InodeFileHandles::Never => None,
+            wanted => {
+                let known = mounts.find(
+                    proc_self_fd.as_fd(),
+                    config.root.as_fd(),
+                    root.numbers.mnt_id,
+                    root.numbers.dev,
+                    root.kind,
+                );
+                let why = match known {
+                    Ok(MountKnown::Usable(mount)) => Ok(mount),
+                    Ok(MountKnown::Unusable(why)) | Err(why) => Err(why),
+                };
+                match why {
+                    Ok(mount) => Some(mount),
+                    Err(why) if wanted == InodeFileHandles::Mandatory => {
+                        return Err(SetupError::Handles(why));
+                    }
+                    Err(why) => {
+                        log::info!(
+                            "file handles cannot be used on the share ({why}): each inode that \
+                             the guest knows takes a descriptor; see --rlimit-nofile"
+                        );
+                        None
+                    }
+                }
+            }
+        };
+        Ok(Passthrough {
+            use_handles: root_mount.is_some(),
+            root_mount,
+            inodes: Inodes::new(root),
+            names: Names::new(),
+            handles: Handles::new(),
+            mounts,
+            proc_self_fd,
+            session: AtomicU64::new(0),
+            config,
+        })
+    }
+
+    /// The root as a new inode. Always by descriptor: it is there anyway.
+    fn root_inode(root: BorrowedFd<'_>) -> FsResult<NewInode> {
+        let stx = sys::statx(root)?;
+        Ok(NewInode {
+            kind: u32::from(stx.stx_mode) & libc::S_IFMT,
+            numbers: Numbers {
+                mnt_id: sys::mnt_id_of(&stx),
+                dev: sys::dev_of(&stx),
+                ino: stx.stx_ino,
+            },
+            place: Place::Fd(root.try_clone_to_owned().map_err(Errno::from)?),
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The inodes that the guest knows.
+    pub fn inodes(&self) -> &Inodes {
+        &self.inodes
+    }
+
+    /// The names under which it knows them.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// What it has open.
+    pub fn handles(&self) -> &Handles {
+        &self.handles
+    }
+
+    /// The mounts that inodes are held on by handle.
+    pub fn mounts(&self) -> &Mounts {
+        &self.mounts
+    }
+
+    /// `/proc/self/fd`, which works behind a `chroot` too.
+    pub fn proc_self_fd(&self) -> BorrowedFd<'_> {
+        self.proc_self_fd.as_fd()
+    }
+
+    /// The negotiated `FUSE_*` INIT flags; 0 before INIT.
+    pub fn session_flags(&self) -> u64 {
+        self.session.load(Ordering::Relaxed)
+    }
+
+    fn negotiated(&self, flag: FsOptions) -> bool {
+        self.session_flags() & flag.bits() != 0
+    }
+
+    /// The inode that the guest calls `node`.
+    ///
+    /// # Errors
+    /// `EBADF` when the guest does not know such a one.
+    pub(crate) fn inode(&self, node: NodeId) -> FsResult<Arc<Inode>> {
+        self.inodes.get(node).ok_or(Errno::EBADF)
+    }
+
+    /// The `O_*` flags that a file is opened with on the host, in a session with
+    /// `session_flags`, when the guest opens it with `guest_flags`. The one place
+    /// where this is decided: for OPEN, CREATE, TMPFILE, and a handle opened
+    /// again after a crossing. `O_TRUNC` stays, `O_CREAT` and `O_EXCL` go.
+    pub fn effective_flags(&self, guest_flags: u32, session_flags: u64) -> u32 {
+        // What is not listed is the guest kernel's own business, or acts on its
+        // path walk, or (O_PATH, O_TMPFILE, O_ASYNC) would make another thing of
+        // the descriptor. O_APPEND is done for each write: the guest's page cache
+        // writes at offsets that are right, also to an append-only file.
+        let mut allowed = libc::O_ACCMODE
+            | libc::O_TRUNC
+            | libc::O_NONBLOCK
+            | libc::O_SYNC
+            | libc::O_DSYNC
+            | libc::O_LARGEFILE;
+        if self.config.allow_direct_io {
+            allowed |= libc::O_DIRECT;
+        }
+        if self.config.preserve_noatime {
+            allowed |= libc::O_NOATIME;
+        }
+        let mut flags = guest_flags as i32 & allowed;
+        // The guest's page cache reads what it writes only a part of.
+        if session_flags & FsOptions::WRITEBACK_CACHE.bits() != 0
+            && flags & libc::O_ACCMODE == libc::O_WRONLY
+        {
+            flags = (flags & !libc::O_ACCMODE) | libc::O_RDWR;
+        }
+        flags as u32
+    }
+}
