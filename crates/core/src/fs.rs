@@ -26,7 +26,8 @@ pub use fuse_backend_rs::abi::fuse_abi::Kstatfs;
 pub struct Context<'a> {
     /// The request's number, for INTERRUPT and logs.
     pub unique: u64,
-    /// File system user id of the caller.
+    /// File system user id of the caller. With `FUSE_ALLOW_IDMAP` it is
+    /// `u32::MAX`, and so is `gid`, in requests that make no object.
     pub uid: u32,
     /// File system group id of the caller.
     pub gid: u32,
@@ -204,6 +205,19 @@ pub trait FileSystem: Send + Sync + 'static {
 
     /// DESTROY or a reset: the guest has let go of everything.
     fn destroy(&self) {}
+
+    /// INTERRUPT: the guest would rather have request `unique` (see
+    /// [`Context::unique`]) fail with `EINTR` than wait for it any longer. A file
+    /// system whose operations never wait for another guest ignores it.
+    fn interrupt(&self, unique: u64) {}
+
+    /// The device is being stopped: operations that wait for another request
+    /// give up with `EINTR`, and none begins to, until
+    /// [`allow_waits`](FileSystem::allow_waits).
+    fn interrupt_waits(&self) {}
+
+    /// Ends [`interrupt_waits`](FileSystem::interrupt_waits).
+    fn allow_waits(&self) {}
 
     /// LOOKUP.
     fn lookup(&self, ctx: &Context<'_>, parent: NodeId, name: &Name) -> FsResult<Entry> {
