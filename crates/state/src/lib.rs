@@ -1,14 +1,37 @@
 //! The ferryfs state model: what a daemon must know to go on where another one
 //! stopped, and how that becomes a stream of bytes that any later release reads.
+//!
+//! - [`model`]: the records, under their current names; [`v1`] has them frozen.
+//! - [`Format`]: how records become bytes. Formats are crates of their own, put
+//!   together in a [`Registry`]; most implement [`Codec`].
+//! - [`write_state`] and [`read_state`] for a state as a whole, [`StreamWriter`] and
+//!   [`StreamReader`] frame by frame, [`EnvelopeReader`] and [`read_header`] with no
+//!   format at all.
+//! - [`validate`](mod@validate): what is refused however well formed it is.
+//!
+//! The bytes are described in docs/state-format.md.
 
+mod bounded;
+pub mod envelope;
+mod error;
+mod format;
+mod limits;
 pub mod model;
+mod reader;
+mod section;
+pub mod v1;
+pub mod validate;
+mod version;
+mod writer;
 
+pub use bounded::{MAX_COMPONENTS, MAX_RECORDS_PER_FRAME};
+pub use envelope::{FrameHeader, Header, Totals, WriterInfo};
+pub use error::{error_line, At, StateError};
+pub use format::{Codec, CodecError, Format, FrameSpec, Registry, MAX_FORMAT_NAME};
+pub use limits::Limits;
 pub use model::*;
-
-/// Why a stream cannot be read or written (grows with the envelope).
-#[derive(Debug, thiserror::Error)]
-pub enum StateError {
-    /// The channel failed.
-    #[error("the state channel failed")]
-    Io(#[from] std::io::Error),
-}
+pub use reader::{read_header, read_state, EnvelopeReader, RawFrame, StreamReader};
+pub use section::{frames, Frame, FrameRef, Record, SectionId, RECORDS_PER_FRAME};
+pub use validate::{check_links, Invalid};
+pub use version::{ContainerVersion, SectionVersion, StateVersion, VersionIncompatible};
+pub use writer::{write_state, EncodedFrame, StreamWriter, Written};

@@ -1,115 +1,7 @@
 //! The current state model. Its structs are those of the newest frozen version
-//! (`v1`), under names without a version.
+//! ([`v1`](crate::v1)), under names without a version.
 
-use serde::{Deserialize, Serialize};
-use serde_bytes::ByteBuf;
-
-/// The complete outcome of FUSE_INIT, and what else the guest relies on and will
-/// never ask for again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Session {
-    /// Protocol minor that the guest speaks (its INIT), major being 7.
-    pub guest_minor: u32,
-    /// Protocol minor that was answered.
-    pub minor: u32,
-    /// All 64 INIT flag bits that the guest offered.
-    pub offered_flags: u64,
-    /// All 64 INIT flag bits in the answer: what both sides use.
-    pub flags: u64,
-    /// `max_write` in the answer, in bytes.
-    pub max_write: u32,
-    /// `max_pages` in the answer, in 4 KiB pages.
-    pub max_pages: u16,
-    /// `max_readahead` in the answer, in bytes.
-    pub max_readahead: u32,
-    /// `max_background` in the answer, in requests.
-    pub max_background: u16,
-    /// `congestion_threshold` in the answer, in requests.
-    pub congestion_threshold: u16,
-    /// `time_gran` in the answer, in nanoseconds.
-    pub time_gran: u32,
-}
-
-/// A mount inside the share that file handles refer to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mount {
-    /// Number of this mount in this stream; means nothing elsewhere.
-    pub id: u32,
-    /// Where it is mounted: components from the share's root; none for the
-    /// share's own mount.
-    pub path: Vec<ByteBuf>,
-}
-
-/// A kernel file handle (`struct file_handle`) on one of the stream's mounts.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct FileHandle {
-    /// `Mount::id`.
-    pub mount: u32,
-    /// `handle_type`.
-    pub kind: i32,
-    /// `f_handle`; at most 128 bytes (`MAX_HANDLE_SZ`).
-    pub bytes: ByteBuf,
-}
-
-/// How the destination finds an inode.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Location {
-    /// The share's root; only ever inode 1.
-    Root,
-    /// `name` in the directory that inode `parent` of this stream is.
-    Child {
-        /// Nodeid of the directory.
-        parent: u64,
-        /// One component.
-        name: ByteBuf,
-    },
-    /// By components from the directory that inode `from` of this stream is,
-    /// where the guest no longer knows the directories between.
-    Path {
-        /// Nodeid of the directory to start in.
-        from: u64,
-        /// Components, at least one.
-        components: Vec<ByteBuf>,
-    },
-    /// By kernel file handle.
-    Handle(FileHandle),
-    /// The source could not say where it is; the guest gets this errno.
-    Lost {
-        /// Positive errno.
-        errno: i32,
-    },
-}
-
-/// An inode that the guest has looked up.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Inode {
-    /// FUSE nodeid.
-    pub id: u64,
-    /// Lookups that the guest holds; at least 1.
-    pub lookups: u64,
-    /// File type: the `S_IFMT` part of `st_mode`.
-    pub kind: u32,
-    /// How to find it.
-    pub location: Location,
-}
-
-/// An open file or directory of the guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Handle {
-    /// FUSE file handle (`fh`).
-    pub id: u64,
-    /// Nodeid of the inode.
-    pub inode: u64,
-    /// Whether it came from OPENDIR.
-    pub directory: bool,
-    /// The guest's `O_*` flags at open, without those that act only once
-    /// (`O_CREAT`, `O_EXCL`, `O_TRUNC`).
-    pub guest_flags: u32,
-    /// The `O_*` flags that the source's own descriptor had and the
-    /// destination's must have: what was left of the guest's after the daemon's
-    /// policy (write-back needs to read, `O_APPEND` is done per write, ...).
-    pub host_flags: u32,
-}
+pub use crate::v1::{Counters, FileHandle, Handle, Inode, Location, Mount, Session};
 
 /// A file system's whole state, without the session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -133,4 +25,14 @@ pub struct State {
     pub session: Option<Session>,
     /// The file system's part.
     pub fs: FsState,
+}
+
+impl FsState {
+    /// The part of the state that the `counters` section carries.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            next_inode: self.next_inode,
+            next_handle: self.next_handle,
+        }
+    }
 }

@@ -1,0 +1,58 @@
+//! Sequences that stop growing at a limit while they are decoded, so that a frame
+//! of tiny records cannot become an enormous vector.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+use serde_bytes::ByteBuf;
+
+/// Most records that one frame may carry. Writers put at most
+/// [`RECORDS_PER_FRAME`](crate::RECORDS_PER_FRAME) into one.
+pub const MAX_RECORDS_PER_FRAME: usize = 1 << 16;
+
+/// Most components in one path: 64 Ki directories deep, 16 MiB of names.
+pub const MAX_COMPONENTS: usize = 1 << 16;
+
+/// Elements that are set aside before the first one has been decoded.
+const INITIAL_CAPACITY: usize = 4096;
+
+struct BoundedVisitor<T, const MAX: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for BoundedVisitor<T, MAX> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a sequence of at most {MAX} elements")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+        let hint = seq.size_hint().unwrap_or(0);
+        if hint > MAX {
+            return Err(A::Error::invalid_length(hint, &self));
+        }
+        let mut out = Vec::with_capacity(hint.min(INITIAL_CAPACITY));
+        while let Some(element) = seq.next_element()? {
+            if out.len() == MAX {
+                return Err(A::Error::invalid_length(MAX + 1, &self));
+            }
+            out.push(element);
+        }
+        Ok(out)
+    }
+}
+
+/// The components of a path, at most [`MAX_COMPONENTS`].
+pub(crate) fn components<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<ByteBuf>, D::Error> {
+    d.deserialize_seq(BoundedVisitor::<ByteBuf, MAX_COMPONENTS>(PhantomData))
+}
+
+/// The records of one frame, at most [`MAX_RECORDS_PER_FRAME`].
+pub(crate) struct Records<T>(pub Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Records<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_seq(BoundedVisitor::<T, MAX_RECORDS_PER_FRAME>(PhantomData))
+            .map(Records)
+    }
+}

@@ -1,0 +1,32 @@
+//! How much a reader takes from a stream before it refuses it.
+
+/// Bounds on a stream that is read. A stream is hostile until it has been checked:
+/// whatever lengths it claims, no memory is set aside before the bytes have come,
+/// and never more than this allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Length of the whole stream in bytes.
+    pub stream_bytes: u64,
+    /// Length of one frame's payload in bytes, as it is in the stream and also once
+    /// it is no longer compressed.
+    pub frame_bytes: u32,
+    /// Number of mounts.
+    pub mounts: u64,
+    /// Number of inodes.
+    pub inodes: u64,
+    /// Number of handles.
+    pub handles: u64,
+}
+
+impl Default for Limits {
+    /// 8 GiB, 64 MiB a frame, 65,536 mounts, 100 million inodes, 16 million handles.
+    fn default() -> Self {
+        Limits {
+            stream_bytes: 8 << 30,
+            frame_bytes: 64 << 20,
+            mounts: 1 << 16,
+            inodes: 100_000_000,
+            handles: 1 << 24,
+        }
+    }
+}

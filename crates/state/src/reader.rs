@@ -1,0 +1,460 @@
+//! Reads a stream, frame by frame: first the envelope alone, then with a format.
+
+use std::io::{ErrorKind, Read};
+use std::sync::Arc;
+
+use crate::bounded::MAX_RECORDS_PER_FRAME;
+use crate::envelope::{
+    in_header, le32, le64, split_crc, FrameHeader, Header, Totals, CRC, END_PAYLOAD,
+    FRAME_CRITICAL, FRAME_HEADER, MAGIC,
+};
+use crate::error::{At, StateError};
+use crate::format::{Format, FrameSpec, Registry};
+use crate::limits::Limits;
+use crate::model::State;
+use crate::section::{Frame, SectionId};
+use crate::validate::{check_links, Checker};
+use crate::version::{SectionVersion, StateVersion};
+
+/// Reads until `buf` is full or the input ends; answers how many bytes came.
+fn read_full<R: Read + ?Sized>(input: &mut R, buf: &mut [u8]) -> std::io::Result<usize> {
+    let mut n = 0;
+    while n < buf.len() {
+        match input.read(&mut buf[n..]) {
+            Ok(0) => break,
+            Ok(k) => n += k,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(n)
+}
+
+/// Reads a stream's header and nothing behind it. No format is needed, and a newer
+/// state version is no error.
+///
+/// # Errors
+/// The channel; [`StateError::Empty`]; not a stream; damaged; a newer container.
+pub fn read_header<R: Read + ?Sized>(input: &mut R) -> Result<Header, StateError> {
+    read_header_bytes(input).map(|(header, _)| header)
+}
+
+fn read_header_bytes<R: Read + ?Sized>(input: &mut R) -> Result<(Header, Vec<u8>), StateError> {
+    let mut first = [0; 12];
+    let n = read_full(input, &mut first)?;
+    if n == 0 {
+        return Err(StateError::Empty);
+    }
+    let magic = n.min(MAGIC.len());
+    if first[..magic] != MAGIC[..magic] {
+        return Err(not_a_stream(&first[..n]));
+    }
+    let truncated = |n: usize, of: usize| StateError::Truncated {
+        at: in_header(n as u64),
+        missing: (of - n) as u64,
+    };
+    if n < first.len() {
+        return Err(truncated(n, first.len()));
+    }
+    let mut bytes = vec![0; Header::length(&first)?];
+    bytes[..first.len()].copy_from_slice(&first);
+    let n = first.len() + read_full(input, &mut bytes[first.len()..])?;
+    if n < bytes.len() {
+        return Err(truncated(n, bytes.len()));
+    }
+    Ok((Header::parse(&bytes)?, bytes))
+}
+
+fn not_a_stream(first: &[u8]) -> StateError {
+    let found: Vec<_> = first.iter().map(|b| format!("{b:02x}")).collect();
+    StateError::NotAStream {
+        found: found.join(" "),
+        hint: match first {
+            [0x00 | 0x01, ..] => "; this looks like a state of virtiofsd, which has no header",
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => "; this is a zstd file: decompress it first",
+            [0x1f, 0x8b, ..] => "; this is a gzip file: decompress it first",
+            [b'Q', b'E', b'V', b'M', ..] => "; this is a migration stream of QEMU's",
+            [0x89, b'F', b'E', b'R', b'R', b'Y', ..] => {
+                "; it is one that was transferred as text, which damages it"
+            }
+            _ => "",
+        },
+    }
+}
+
+/// One frame as it is in the stream, its checksum verified.
+#[derive(Clone, Copy, Debug)]
+pub struct RawFrame<'a> {
+    /// Where the frame's header begins.
+    pub offset: u64,
+    /// Its header.
+    pub header: FrameHeader,
+    /// Its payload, in the stream's format.
+    pub payload: &'a [u8],
+}
+
+/// Reads the envelope alone: header, frames with their checksums, end. Needs no
+/// format, and memory for one frame.
+#[derive(Debug)]
+pub struct EnvelopeReader<R> {
+    input: R,
+    limits: Limits,
+    header: Header,
+    offset: u64,
+    crc: u32,
+    totals: Totals,
+    payload: Vec<u8>,
+    ended: bool,
+}
+
+impl<R: Read> EnvelopeReader<R> {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// As [`read_header`].
+    pub fn open(mut input: R, limits: &Limits) -> Result<Self, StateError> {
+        let (header, bytes) = read_header_bytes(&mut input)?;
+        Ok(EnvelopeReader {
+            input,
+            limits: *limits,
+            header,
+            offset: bytes.len() as u64,
+            crc: crc32c::crc32c(&bytes),
+            totals: Totals::default(),
+            payload: Vec::new(),
+            ended: false,
+        })
+    }
+
+    /// The header.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Bytes read so far.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// What was read so far; after the end, what the whole stream holds.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// The next frame, or `None` when the end frame and the end of the input have
+    /// been seen and all counts and checksums match.
+    ///
+    /// # Errors
+    /// The channel; truncated, damaged, malformed or too large; trailing bytes.
+    pub fn next_frame(&mut self) -> Result<Option<RawFrame<'_>>, StateError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let start = self.offset;
+        let mut head = [0; FRAME_HEADER];
+        let n = read_full(&mut self.input, &mut head)?;
+        if n < FRAME_HEADER {
+            return Err(self.truncated_between_frames(n));
+        }
+        let (header, reserved) = FrameHeader::from_bytes(&head);
+        let at = At {
+            section: Some(header.section),
+            offset: start,
+        };
+        let length = u64::from(header.length);
+        self.check_size(at, length)?;
+        self.offset += FRAME_HEADER as u64;
+
+        let want = length + CRC as u64;
+        self.payload.clear();
+        let n = (&mut self.input)
+            .take(want)
+            .read_to_end(&mut self.payload)? as u64;
+        if n < want {
+            return Err(StateError::Truncated {
+                at: At {
+                    section: Some(header.section),
+                    offset: self.offset + n,
+                },
+                missing: want - n,
+            });
+        }
+        self.offset += want;
+        let (payload, found) = split_crc(&self.payload);
+        let computed = crc32c::crc32c_append(crc32c::crc32c(&head), payload);
+        if found != computed {
+            return Err(StateError::Checksum {
+                at,
+                what: "frame",
+                found,
+                computed,
+            });
+        }
+        let malformed = |what: String| StateError::Malformed { at, what };
+        if reserved != 0 || header.flags & !FRAME_CRITICAL != 0 {
+            let flags = header.flags;
+            return Err(malformed(format!(
+                "flags {flags:#06x} or reserved field {reserved:#06x} are not known"
+            )));
+        }
+
+        self.crc = crc32c::crc32c_append(self.crc, &head);
+        if header.section == SectionId::END {
+            if header.version != SectionVersion::CURRENT
+                || header.records != 0
+                || payload.len() != END_PAYLOAD
+            {
+                return Err(malformed("not the shape of an end frame".to_owned()));
+            }
+            let crc = crc32c::crc32c_append(self.crc, &payload[..END_PAYLOAD - CRC]);
+            self.check_end(at, crc)?;
+            return Ok(None);
+        }
+        self.crc = crc32c::crc32c_append(self.crc, &self.payload);
+        self.totals.count(header.section, header.records);
+        let (payload, _) = split_crc(&self.payload);
+        Ok(Some(RawFrame {
+            offset: start,
+            header,
+            payload,
+        }))
+    }
+
+    fn truncated_between_frames(&self, n: usize) -> StateError {
+        // The section is not known before its header is complete; what is missing
+        // for certain is an end frame.
+        StateError::Truncated {
+            at: At {
+                section: Some(SectionId::END),
+                offset: self.offset + n as u64,
+            },
+            missing: (FRAME_HEADER + END_PAYLOAD + CRC - n) as u64,
+        }
+    }
+
+    fn check_size(&self, at: At, length: u64) -> Result<(), StateError> {
+        let frame_limit = u64::from(self.limits.frame_bytes);
+        let stream = self.offset + (FRAME_HEADER + CRC) as u64 + length;
+        for (what, found, limit) in [
+            ("a frame length in bytes of", length, frame_limit),
+            (
+                "a stream length in bytes of",
+                stream,
+                self.limits.stream_bytes,
+            ),
+        ] {
+            if found > limit {
+                return Err(StateError::Limit {
+                    at,
+                    what,
+                    found,
+                    limit,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_end(&mut self, at: At, computed: u32) -> Result<(), StateError> {
+        let said = Totals {
+            frames: le64(&self.payload, 0),
+            inodes: le64(&self.payload, 8),
+            handles: le64(&self.payload, 16),
+        };
+        let found = le32(&self.payload, 24);
+        if found != computed {
+            return Err(StateError::Checksum {
+                at,
+                what: "stream",
+                found,
+                computed,
+            });
+        }
+        if said != self.totals {
+            let Totals {
+                frames,
+                inodes,
+                handles,
+            } = self.totals;
+            return Err(StateError::Malformed {
+                at,
+                what: format!(
+                    "it counts {} frames, {} inodes, {} handles, but {frames}, {inodes}, {handles} came",
+                    said.frames, said.inodes, said.handles
+                ),
+            });
+        }
+        if read_full(&mut self.input, &mut [0])? != 0 {
+            return Err(StateError::Trailing {
+                offset: self.offset,
+            });
+        }
+        self.ended = true;
+        Ok(())
+    }
+}
+
+/// Reads and decodes a stream frame by frame, with memory for one frame. Each
+/// record is validated by itself and against those before it; what needs the whole
+/// (parents, handles' inodes) is up to [`check_links`].
+pub struct StreamReader<R> {
+    envelope: EnvelopeReader<R>,
+    format: Arc<dyn Format>,
+    checker: Checker,
+    last: Option<SectionId>,
+    counters_seen: bool,
+}
+
+impl<R: std::fmt::Debug> std::fmt::Debug for StreamReader<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StreamReader")
+            .field("envelope", &self.envelope)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<R: Read> StreamReader<R> {
+    /// Reads the header, and finds its format in `registry`.
+    ///
+    /// # Errors
+    /// As [`read_header`]; a newer state version; a format that is not built in.
+    pub fn open(input: R, registry: &Registry, limits: &Limits) -> Result<Self, StateError> {
+        let envelope = EnvelopeReader::open(input, limits)?;
+        let header = envelope.header();
+        header
+            .state
+            .check_readable_by(StateVersion::CURRENT, &header.writer)?;
+        let format = Arc::clone(registry.get(&header.format)?);
+        Ok(StreamReader {
+            envelope,
+            format,
+            checker: Checker::new(limits),
+            last: None,
+            counters_seen: false,
+        })
+    }
+
+    /// The header.
+    pub fn header(&self) -> &Header {
+        self.envelope.header()
+    }
+
+    /// Bytes read so far.
+    pub fn offset(&self) -> u64 {
+        self.envelope.offset()
+    }
+
+    /// The next frame of a section that is known here, or `None` at the stream's
+    /// proper end.
+    ///
+    /// # Errors
+    /// As [`EnvelopeReader::next_frame`]; unknown or newer sections; payloads that
+    /// cannot be decoded; invalid records.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, StateError> {
+        let max_plain = self.envelope.limits.frame_bytes as usize;
+        let writer = self.envelope.header.writer.clone();
+        loop {
+            let Some(raw) = self.envelope.next_frame()? else {
+                if !self.counters_seen {
+                    return Err(StateError::Malformed {
+                        at: At {
+                            section: Some(SectionId::END),
+                            offset: self.envelope.offset(),
+                        },
+                        what: "the stream has no section counters".to_owned(),
+                    });
+                }
+                return Ok(None);
+            };
+            let section = raw.header.section;
+            let at = At {
+                section: Some(section),
+                offset: raw.offset,
+            };
+            if section.name().is_none() {
+                if raw.header.is_critical() {
+                    return Err(StateError::UnknownSection { at, writer });
+                }
+                log::warn!(
+                    "state stream: skipped optional {at}, {} bytes, written by {writer}; \
+                     what it holds is lost here",
+                    raw.payload.len()
+                );
+                continue;
+            }
+            raw.header
+                .version
+                .check_readable_by(SectionVersion::CURRENT, section, &writer)?;
+
+            let malformed = |what: String| StateError::Malformed { at, what };
+            let single = matches!(section, SectionId::SESSION | SectionId::COUNTERS);
+            match self.last {
+                Some(after) if section < after || (single && section == after) => {
+                    return Err(malformed(format!("it must not come after section {after}")));
+                }
+                _ => self.last = Some(section),
+            }
+            let records = raw.header.records as usize;
+            if records > MAX_RECORDS_PER_FRAME {
+                return Err(StateError::Limit {
+                    at,
+                    what: "a number of records of",
+                    found: records as u64,
+                    limit: MAX_RECORDS_PER_FRAME as u64,
+                });
+            }
+            let spec = FrameSpec {
+                section,
+                version: raw.header.version,
+                max_plain,
+            };
+            let frame = self
+                .format
+                .decode_frame(&spec, raw.payload)
+                .map_err(|source| StateError::Decode {
+                    at,
+                    format: self.format.name().to_owned(),
+                    source,
+                })?;
+            let came = frame.as_ref().records();
+            if frame.as_ref().section() != section || came != records || came == 0 {
+                return Err(malformed(format!(
+                    "its header counts {records} record(s), its payload has {came}"
+                )));
+            }
+            self.checker
+                .frame(frame.as_ref())
+                .map_err(|source| StateError::Invalid { at, source })?;
+            self.counters_seen |= section == SectionId::COUNTERS;
+            return Ok(Some(frame));
+        }
+    }
+}
+
+/// Reads a whole state and validates all of it.
+///
+/// # Errors
+/// Everything that is wrong with the stream; [`StateError::Empty`] for one of 0
+/// bytes. Nothing of it is left then.
+pub fn read_state(
+    input: &mut dyn Read,
+    registry: &Registry,
+    limits: &Limits,
+) -> Result<(Header, State), StateError> {
+    let mut stream = StreamReader::open(input, registry, limits)?;
+    let mut state = State::default();
+    while let Some(frame) = stream.next_frame()? {
+        match frame {
+            Frame::Session(session) => state.session = Some(session),
+            Frame::Counters(counters) => {
+                state.fs.next_inode = counters.next_inode;
+                state.fs.next_handle = counters.next_handle;
+            }
+            Frame::Mounts(mounts) => state.fs.mounts.extend(mounts),
+            Frame::Inodes(inodes) => state.fs.inodes.extend(inodes),
+            Frame::Handles(handles) => state.fs.handles.extend(handles),
+        }
+    }
+    check_links(&state).map_err(StateError::Inconsistent)?;
+    Ok((stream.envelope.header, state))
+}

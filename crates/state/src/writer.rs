@@ -1,0 +1,277 @@
+//! Writes a stream, frame by frame.
+
+use std::io::Write;
+
+use crate::envelope::{append_frame, Header, Totals, WriterInfo, END_PAYLOAD};
+use crate::error::StateError;
+use crate::format::Format;
+use crate::limits::Limits;
+use crate::model::{Counters, Handle, Inode, Mount, Session, State};
+use crate::section::{frames, FrameRef, Record, SectionId};
+use crate::validate::{validate, Checker};
+use crate::version::{ContainerVersion, StateVersion};
+
+/// A frame ready to be written: header, payload, checksum. Made ahead of time or on
+/// another thread, it costs nothing but the write when the device has stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedFrame {
+    section: SectionId,
+    records: u32,
+    bytes: Vec<u8>,
+}
+
+impl EncodedFrame {
+    /// Encodes a frame.
+    ///
+    /// # Errors
+    /// The format cannot say it, or it is beyond 4 GiB.
+    pub fn new(format: &dyn Format, frame: FrameRef<'_>) -> Result<Self, StateError> {
+        let mut bytes = Vec::new();
+        encode_into(format, frame, &mut bytes)?;
+        Ok(EncodedFrame {
+            section: frame.section(),
+            records: frame.records() as u32,
+            bytes,
+        })
+    }
+
+    /// Its length in the stream in bytes.
+    pub fn stream_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+fn encode_into(
+    format: &dyn Format,
+    frame: FrameRef<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), StateError> {
+    let section = frame.section();
+    let failed = |source| StateError::Encode {
+        section,
+        format: format.name().to_owned(),
+        source,
+    };
+    let too_long = |what: String| failed(crate::CodecError::new(what));
+    let records = u32::try_from(frame.records())
+        .map_err(|_| too_long(format!("{} records in one frame", frame.records())))?;
+    append_frame(out, section, records, |out| format.encode_frame(frame, out))
+        .map_err(failed)?
+        .map_err(|length| too_long(format!("{length} bytes in one frame")))
+}
+
+/// Writes one stream. The sections go in their order: session (if any), counters,
+/// mounts, inodes, handles. A writer that is dropped without
+/// [`StreamWriter::finish`] leaves a stream that every reader refuses as truncated.
+#[derive(Debug)]
+pub struct StreamWriter<'f, W: Write> {
+    out: W,
+    format: FormatRef<'f>,
+    frame: Vec<u8>,
+    written: u64,
+    crc: u32,
+    totals: Totals,
+    last: Option<SectionId>,
+    checker: Checker,
+}
+
+struct FormatRef<'f>(&'f dyn Format);
+
+impl std::fmt::Debug for FormatRef<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.name())
+    }
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Length of the stream in bytes.
+    pub bytes: u64,
+    /// What it holds.
+    pub totals: Totals,
+}
+
+impl<'f, W: Write> StreamWriter<'f, W> {
+    /// Starts a stream: writes its header.
+    ///
+    /// # Errors
+    /// The channel, or a format with an impossible name.
+    pub fn new(
+        mut out: W,
+        format: &'f dyn Format,
+        writer: &WriterInfo,
+    ) -> Result<Self, StateError> {
+        let header = Header {
+            container: ContainerVersion::CURRENT,
+            state: StateVersion::CURRENT,
+            flags: 0,
+            format: format.name().to_owned(),
+            writer: writer.clone(),
+        }
+        .to_bytes()?;
+        out.write_all(&header)?;
+        Ok(StreamWriter {
+            out,
+            format: FormatRef(format),
+            frame: Vec::new(),
+            written: header.len() as u64,
+            crc: crc32c::crc32c(&header),
+            totals: Totals::default(),
+            last: None,
+            checker: Checker::new(&Limits::default()),
+        })
+    }
+
+    /// Writes the session.
+    ///
+    /// # Errors
+    /// The channel, the order, or a record that no reader would take.
+    pub fn session(&mut self, session: &Session) -> Result<(), StateError> {
+        self.frame(FrameRef::Session(session))
+    }
+
+    /// Writes the counters.
+    ///
+    /// # Errors
+    /// As [`StreamWriter::session`].
+    pub fn counters(&mut self, counters: &Counters) -> Result<(), StateError> {
+        self.frame(FrameRef::Counters(counters))
+    }
+
+    /// Writes mounts, by ascending id, cut into frames. May be called again with
+    /// those that follow.
+    ///
+    /// # Errors
+    /// As [`StreamWriter::session`].
+    pub fn mounts(&mut self, mounts: &[Mount]) -> Result<(), StateError> {
+        self.records(mounts)
+    }
+
+    /// Writes inodes, by ascending id, cut into frames. May be called again with
+    /// those that follow; for a stream that does not depend on the calls, pass all
+    /// at once.
+    ///
+    /// # Errors
+    /// As [`StreamWriter::session`].
+    pub fn inodes(&mut self, inodes: &[Inode]) -> Result<(), StateError> {
+        self.records(inodes)
+    }
+
+    /// Writes handles, by ascending id, cut into frames. May be called again with
+    /// those that follow.
+    ///
+    /// # Errors
+    /// As [`StreamWriter::session`].
+    pub fn handles(&mut self, handles: &[Handle]) -> Result<(), StateError> {
+        self.records(handles)
+    }
+
+    fn records<T: Record>(&mut self, records: &[T]) -> Result<(), StateError> {
+        frames(records).try_for_each(|frame| self.frame(frame))
+    }
+
+    /// Encodes and writes one frame as it is.
+    ///
+    /// # Errors
+    /// As [`StreamWriter::session`].
+    pub fn frame(&mut self, frame: FrameRef<'_>) -> Result<(), StateError> {
+        self.checker.frame(frame).map_err(StateError::Unwritable)?;
+        let mut bytes = std::mem::take(&mut self.frame);
+        bytes.clear();
+        let result = encode_into(self.format.0, frame, &mut bytes)
+            .and_then(|()| self.put(frame.section(), frame.records() as u32, &bytes));
+        self.frame = bytes;
+        result
+    }
+
+    /// Writes a frame that was encoded before, with the format of this stream. Its
+    /// records are not looked at again.
+    ///
+    /// # Errors
+    /// The channel or the order.
+    pub fn encoded(&mut self, frame: &EncodedFrame) -> Result<(), StateError> {
+        self.put(frame.section, frame.records, &frame.bytes)
+    }
+
+    fn put(&mut self, section: SectionId, records: u32, bytes: &[u8]) -> Result<(), StateError> {
+        if let Some(after) = self.last {
+            let single = matches!(section, SectionId::SESSION | SectionId::COUNTERS);
+            if section < after || (single && section == after) {
+                return Err(StateError::WriteOrder { section, after });
+            }
+        }
+        self.out.write_all(bytes)?;
+        self.written += bytes.len() as u64;
+        self.crc = crc32c::crc32c_append(self.crc, bytes);
+        self.totals.count(section, records);
+        self.last = Some(section);
+        Ok(())
+    }
+
+    /// Writes the end frame and flushes. The channel's own end (EOF) must follow.
+    ///
+    /// # Errors
+    /// The channel.
+    pub fn finish(mut self) -> Result<(W, Written), StateError> {
+        let Totals {
+            frames,
+            inodes,
+            handles,
+        } = self.totals;
+        let mut bytes = std::mem::take(&mut self.frame);
+        bytes.clear();
+        let before = self.crc;
+        let appended = append_frame(&mut bytes, SectionId::END, 0, |out| {
+            let start = out.len();
+            for count in [frames, inodes, handles] {
+                out.extend_from_slice(&count.to_le_bytes());
+            }
+            // The frame's header is filled in after its payload, and the stream's
+            // checksum covers it: it is fixed, so it can be said ahead of time.
+            let header = crate::envelope::FrameHeader {
+                section: SectionId::END,
+                version: crate::SectionVersion::CURRENT,
+                flags: crate::envelope::FRAME_CRITICAL,
+                records: 0,
+                length: END_PAYLOAD as u32,
+            };
+            let crc = crc32c::crc32c_append(before, &header.to_bytes());
+            let crc = crc32c::crc32c_append(crc, &out[start..]);
+            out.extend_from_slice(&crc.to_le_bytes());
+            Ok::<_, std::convert::Infallible>(())
+        });
+        debug_assert!(matches!(appended, Ok(Ok(()))));
+        self.out.write_all(&bytes)?;
+        self.out.flush()?;
+        let written = Written {
+            bytes: self.written + bytes.len() as u64,
+            totals: self.totals,
+        };
+        Ok((self.out, written))
+    }
+}
+
+/// Writes a whole state. It is validated first: what no destination would take is
+/// refused here, where the guest still runs. Answers the stream's length in bytes.
+///
+/// # Errors
+/// An invalid state, the channel, or the format.
+pub fn write_state(
+    state: &State,
+    format: &dyn Format,
+    writer: &WriterInfo,
+    out: &mut dyn Write,
+) -> Result<u64, StateError> {
+    validate(state, &Limits::default()).map_err(StateError::Unwritable)?;
+    let mut stream = StreamWriter::new(out, format, writer)?;
+    if let Some(session) = &state.session {
+        stream.session(session)?;
+    }
+    stream.counters(&state.fs.counters())?;
+    stream.mounts(&state.fs.mounts)?;
+    stream.inodes(&state.fs.inodes)?;
+    stream.handles(&state.fs.handles)?;
+    let (_, written) = stream.finish()?;
+    Ok(written.bytes)
+}
