@@ -22,6 +22,7 @@
 
 mod attributes;
 mod call;
+mod crossing;
 mod data;
 mod directory;
 mod extensions;
@@ -45,9 +46,10 @@ use crate::io::{ReplyWriter, RequestIo, RequestReader};
 use crate::service::Service;
 
 use call::Call;
+pub use crossing::CrossingConfig;
 use session::SessionCell;
 
-/// What a server answers to INIT besides flags.
+/// What a server answers to INIT besides flags, and how its state crosses.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     /// The longest WRITE, in bytes.
@@ -58,6 +60,8 @@ pub struct ServerConfig {
     pub max_background: u16,
     /// Background requests from which on the guest counts itself congested.
     pub congestion_threshold: u16,
+    /// How state is written and read; without it, it cannot cross.
+    pub crossing: Option<CrossingConfig>,
 }
 
 impl Default for ServerConfig {
@@ -69,6 +73,7 @@ impl Default for ServerConfig {
             max_background: u16::MAX,
             // Three quarters, the proportion of Linux' own defaults.
             congestion_threshold: u16::MAX / 4 * 3,
+            crossing: None,
         }
     }
 }

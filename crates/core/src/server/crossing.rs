@@ -1,0 +1,194 @@
+//! The server's state leaving and arriving: session and file system as one
+//! stream.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use ferryfs_state::{
+    error_line, read_state, write_state, Format, FsState, Limits, Registry, Session, State,
+    StateError, WriterInfo,
+};
+
+use super::{init, Server};
+use crate::abi::init_flag_names;
+use crate::migrate::MigrateFs;
+use crate::service::{Crossing, CrossingError, LoadReport, SaveReport};
+
+/// How a server's state is written, and what it can read.
+#[derive(Clone)]
+pub struct CrossingConfig {
+    registry: Registry,
+    format: Arc<dyn Format>,
+    writer: WriterInfo,
+    limits: Limits,
+}
+
+impl CrossingConfig {
+    /// Reads any format of `registry` within `limits`, and writes `format`, which
+    /// is one of them, as `writer`.
+    ///
+    /// # Errors
+    /// [`StateError::UnknownFormat`].
+    pub fn new(
+        registry: Registry,
+        format: &str,
+        writer: WriterInfo,
+        limits: Limits,
+    ) -> Result<CrossingConfig, StateError> {
+        Ok(CrossingConfig {
+            format: Arc::clone(registry.get(format)?),
+            registry,
+            writer,
+            limits,
+        })
+    }
+}
+
+impl fmt::Debug for CrossingConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CrossingConfig")
+            .field("registry", &self.registry)
+            .field("format", &self.format.name())
+            .field("writer", &self.writer)
+            .field("limits", &self.limits)
+            .finish()
+    }
+}
+
+impl<F: MigrateFs> Server<F> {
+    fn save_state(&self, out: &mut dyn Write) -> Result<SaveReport, CrossingError> {
+        let config = self.config.crossing.as_ref().ok_or_else(|| {
+            CrossingError::Collect("this server was built with no state format".into())
+        })?;
+        let session = self.session();
+        let mut fs = self.fs.collect().map_err(CrossingError::Collect)?;
+        if session.is_none() {
+            // Nobody holds the root either; the counters are all there is to say.
+            fs = FsState {
+                next_inode: fs.next_inode,
+                next_handle: fs.next_handle,
+                ..FsState::default()
+            };
+        }
+        let state = State { session, fs };
+        let bytes = write_state(&state, &*config.format, &config.writer, out)
+            .map_err(CrossingError::Write)?;
+        Ok(SaveReport {
+            inodes: state.fs.inodes.len() as u64,
+            handles: state.fs.handles.len() as u64,
+            bytes,
+        })
+    }
+
+    fn load_state(&self, input: &mut dyn Read) -> Result<LoadReport, CrossingError> {
+        let config = self.config.crossing.as_ref().ok_or_else(|| {
+            CrossingError::Restore("this server was built with no state format".into())
+        })?;
+        let (_, State { session: new, fs }) =
+            read_state(input, &config.registry, &config.limits).map_err(CrossingError::Read)?;
+
+        // From here on nobody else changes the session; up to `apply`, nothing
+        // that is live is touched.
+        let mut session = self.session.lock();
+        let Some(new) = new else {
+            // The source had no guest: neither have we.
+            self.drop_session(&mut session);
+            return Ok(LoadReport::default());
+        };
+        self.check_session(&new).map_err(CrossingError::Restore)?;
+        let mut report = LoadReport {
+            inodes: fs.inodes.len() as u64,
+            handles: fs.handles.len() as u64,
+            faulted: 0,
+        };
+        let plan = self
+            .fs
+            .plan_restore(fs, new.flags)
+            .map_err(CrossingError::Restore)?;
+        session.set(None);
+        self.fs.adopt_session(new.flags);
+        report.faulted = self.fs.apply(plan);
+        session.set(Some(new));
+        Ok(report)
+    }
+
+    /// Whether a session that began elsewhere can go on here.
+    fn check_session(&self, session: &Session) -> Result<(), String> {
+        let unknown = session.flags & !init::POSSIBLE;
+        if unknown != 0 {
+            return Err(format!(
+                "the guest's session uses {}, which is not served here; \
+                 use the release that wrote the state, or a newer one",
+                init_flag_names(unknown)
+            ));
+        }
+        self.fs.check_session(session.flags)
+    }
+}
+
+impl<F: MigrateFs> Crossing for Server<F> {
+    fn begin_precopy(&self) {
+        self.fs.begin_precopy();
+    }
+
+    fn cancel_precopy(&self) {
+        self.fs.cancel_precopy();
+    }
+
+    fn save(&self, out: &mut dyn Write) -> Result<SaveReport, CrossingError> {
+        match self.save_state(out) {
+            Ok(report) => {
+                log::info!(
+                    "state saved: {} bytes, {} inodes, {} handles",
+                    report.bytes,
+                    report.inodes,
+                    report.handles
+                );
+                Ok(report)
+            }
+            Err(e) => {
+                log::error!("state not saved, the guest stays here: {}", error_line(&e));
+                Err(e)
+            }
+        }
+    }
+
+    fn load(&self, input: &mut dyn Read) -> Result<LoadReport, CrossingError> {
+        let mut input = Counted { input, bytes: 0 };
+        match self.load_state(&mut input) {
+            Ok(report) => {
+                log::info!(
+                    "state loaded: {} bytes, {} inodes, {} handles, {} not found",
+                    input.bytes,
+                    report.inodes,
+                    report.handles,
+                    report.faulted
+                );
+                Ok(report)
+            }
+            Err(e) => {
+                log::error!(
+                    "state not loaded after {} bytes, this daemon is as it was: {}",
+                    input.bytes,
+                    error_line(&e)
+                );
+                Err(e)
+            }
+        }
+    }
+}
+
+/// Counts what is read.
+struct Counted<'a> {
+    input: &'a mut dyn Read,
+    bytes: u64,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.input.read(buf)?;
+        self.bytes += n as u64;
+        Ok(n)
+    }
+}
