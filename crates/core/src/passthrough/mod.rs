@@ -55,9 +55,10 @@ pub enum SetupError {
 /// A host directory, or one regular file, as a FUSE file system.
 pub struct Passthrough {
     pub(crate) config: Config,
-    pub(crate) proc_self_fd: OwnedFd,
-    pub(crate) inodes: Inodes,
-    pub(crate) names: Names,
+    // Shared with the thread that verifies names while a crossing is prepared.
+    pub(crate) proc_self_fd: Arc<OwnedFd>,
+    pub(crate) inodes: Arc<Inodes>,
+    pub(crate) names: Arc<Names>,
     pub(crate) handles: Handles,
     pub(crate) mounts: Mounts,
     // The root's mount stays known while nothing but the root is.
@@ -122,11 +123,11 @@ impl Passthrough {
         Ok(Passthrough {
             use_handles: root_mount.is_some(),
             root_mount,
-            inodes: Inodes::new(root),
-            names: Names::new(),
+            inodes: Arc::new(Inodes::new(root)),
+            names: Arc::new(Names::new()),
             handles: Handles::new(),
             mounts,
-            proc_self_fd,
+            proc_self_fd: Arc::new(proc_self_fd),
             session: AtomicU64::new(0),
             config,
         })
