@@ -1,0 +1,479 @@
+//! The vhost-user-fs device.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ferryfs_core::service::{Crossing, Service};
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures,
+    VhostUserVirtioFeatures,
+};
+use vhost::vhost_user::Backend;
+use vhost_user_backend::VhostUserBackend;
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
+};
+use vm_memory::{GuestAddressSpace, GuestMemory, GuestMemoryRegion};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{
+    new_event_consumer_and_notifier, EventConsumer, EventFlag, EventNotifier,
+};
+
+use crate::dirty_log::{DirtyLog, LogBitmap};
+use crate::precopy::Precopy;
+use crate::queue::serve_queue;
+use crate::transfer::{Channel, Direction, Transfers};
+use crate::vring::{Mem, Rings, Vring};
+
+/// Length of `virtio_fs_config.tag` in bytes.
+const TAG_LEN: usize = 36;
+
+/// Queues that the message handler can tell apart: it keeps them in masks of 64
+/// bits.
+const MAX_QUEUES: u16 = 64;
+
+/// Largest virtqueue that virtio allows.
+const MAX_QUEUE_SIZE: u16 = 1 << 15;
+
+/// Buffer between the state stream's writer or reader and the front-end's pipe, in
+/// bytes: serializers write a few bytes at a time.
+const CHANNEL_BUFFER: usize = 64 << 10;
+
+/// What becomes of a guest's inodes and handles when its front-end goes away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDisconnect {
+    /// They are forgotten: the next front-end brings a fresh guest.
+    #[default]
+    Reset,
+    /// They are kept for a front-end that comes back.
+    Keep,
+}
+
+/// What a device is like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceConfig {
+    /// Name by which a guest mounts the share, 1 to 36 bytes. With it the device
+    /// answers reads of its configuration space; most front-ends know the tag
+    /// themselves.
+    pub tag: Option<String>,
+    /// Request queues next to the high-priority queue, 1 to 63. Each has a thread.
+    pub request_queues: u16,
+    /// Largest size of a queue in descriptors, a power of two up to 32768.
+    pub max_queue_size: u16,
+    /// Whether the device's state can cross
+    /// (`VHOST_USER_PROTOCOL_F_DEVICE_STATE`). Without, front-ends refuse to
+    /// migrate.
+    pub migration: bool,
+    /// What happens when a front-end goes away.
+    pub on_disconnect: OnDisconnect,
+}
+
+impl Default for DeviceConfig {
+    fn default() -> DeviceConfig {
+        DeviceConfig {
+            tag: None,
+            request_queues: 1,
+            max_queue_size: 1024,
+            migration: true,
+            on_disconnect: OnDisconnect::Reset,
+        }
+    }
+}
+
+/// A [`DeviceConfig`] that no device can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Length of the tag.
+    #[error("tag is {0} bytes long: 1 to 36 are possible")]
+    Tag(usize),
+    /// Number of request queues.
+    #[error("{0} request queues: 1 to 63 are possible")]
+    RequestQueues(u16),
+    /// Size of queues.
+    #[error("queue size {0}: powers of two up to 32768 are possible")]
+    QueueSize(u16),
+}
+
+/// The device: a server's virtqueues, dirty log and state channel. It outlives the
+/// front-ends that come and go; see [`serve_connection`](crate::serve_connection).
+pub struct Device<S> {
+    service: Arc<S>,
+    config: DeviceConfig,
+    log: Arc<DirtyLog>,
+    precopy: Arc<Precopy<S>>,
+    transfers: Transfers,
+    /// Held while a front-end is served.
+    pub(crate) serving: Mutex<()>,
+    connection: Mutex<Connection>,
+}
+
+/// What lives as long as a front-end is connected.
+#[derive(Default)]
+struct Connection {
+    rings: Option<Arc<Rings>>,
+    exit: ExitEvents,
+    /// Kept open: its end would tell the front-end that the device died.
+    backend_channel: Option<Backend>,
+}
+
+impl<S: Service + Crossing> Device<S> {
+    /// Makes a device in front of `service`.
+    ///
+    /// # Errors
+    /// The configuration is impossible.
+    pub fn new(service: Arc<S>, config: DeviceConfig) -> Result<Device<S>, ConfigError> {
+        if let Some(tag) = &config.tag {
+            if tag.is_empty() || tag.len() > TAG_LEN {
+                return Err(ConfigError::Tag(tag.len()));
+            }
+        }
+        if config.request_queues == 0 || config.request_queues >= MAX_QUEUES {
+            return Err(ConfigError::RequestQueues(config.request_queues));
+        }
+        if !config.max_queue_size.is_power_of_two() || config.max_queue_size > MAX_QUEUE_SIZE {
+            return Err(ConfigError::QueueSize(config.max_queue_size));
+        }
+        Ok(Device {
+            precopy: Arc::new(Precopy::new(Arc::clone(&service))),
+            service,
+            config,
+            log: DirtyLog::new(),
+            transfers: Transfers::default(),
+            serving: Mutex::default(),
+            connection: Mutex::default(),
+        })
+    }
+
+    /// The server behind the device.
+    pub fn service(&self) -> &Arc<S> {
+        &self.service
+    }
+
+    /// What the device is like.
+    pub fn config(&self) -> &DeviceConfig {
+        &self.config
+    }
+
+    /// Gets ready for a front-end.
+    pub(crate) fn prepare(&self) -> io::Result<()> {
+        self.connection().exit = ExitEvents::new(self.num_queues())?;
+        Ok(())
+    }
+
+    pub(crate) fn set_rings(&self, rings: Arc<Rings>) {
+        self.connection().rings = Some(rings);
+    }
+
+    /// The front-end has gone, or must go: whatever would wait for it gives up.
+    pub(crate) fn give_up(&self) {
+        self.transfers.abort();
+    }
+
+    /// The queues' threads could not all be started: ends those that were.
+    pub(crate) fn abandon_workers(&self) {
+        // Their descriptors stay open: a thread may still be looking at them.
+        std::mem::take(&mut self.connection().exit.given);
+        let exit = std::mem::take(&mut self.connection().exit);
+        exit.raise();
+    }
+
+    /// The connection has ended, its threads are gone: back to the beginning.
+    pub(crate) fn disconnected(&self) {
+        self.transfers.end();
+        self.log.detach();
+        self.precopy.cancel();
+        *self.connection() = Connection::default();
+        if self.config.on_disconnect == OnDisconnect::Reset {
+            self.service.reset();
+        }
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `struct virtio_fs_config`.
+    fn config_space(&self) -> [u8; TAG_LEN + 4] {
+        let mut space = [0; TAG_LEN + 4];
+        let tag = self.config.tag.as_deref().unwrap_or_default().as_bytes();
+        space[..tag.len()].copy_from_slice(tag);
+        space[TAG_LEN..].copy_from_slice(&u32::from(self.config.request_queues).to_le_bytes());
+        space
+    }
+
+    fn start_transfer(&self, direction: Direction, file: File) -> io::Result<()> {
+        if !self.config.migration {
+            return Err(io::Error::other("migration is switched off on this daemon"));
+        }
+        let rings = self.connection().rings.clone();
+        let Some(rings) = rings else {
+            return Err(io::Error::other("no front-end is connected"));
+        };
+        if let Some(queue) = rings.first_running() {
+            return Err(io::Error::other(format!(
+                "queue {queue} is running: the front-end must stop all rings first"
+            )));
+        }
+        let service = Arc::clone(&self.service);
+        let precopy = Arc::clone(&self.precopy);
+        let held = Held::new(rings);
+        self.transfers.start(direction, file, move |channel| {
+            let outcome = match direction {
+                Direction::Save => {
+                    // What precopy was told is done in the background.
+                    precopy.wait();
+                    save(&*service, channel)
+                }
+                Direction::Load => load(&*service, channel),
+            };
+            drop(held);
+            outcome
+        })
+    }
+}
+
+/// Holds all requests back for as long as it lives: a front-end that starts its
+/// rings during a transfer is served after it.
+struct Held(Arc<Rings>);
+
+impl Held {
+    fn new(rings: Arc<Rings>) -> Held {
+        rings.hold();
+        Held(rings)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+fn save<S: Crossing>(service: &S, channel: Channel) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(CHANNEL_BUFFER, channel);
+    match service.save(&mut out) {
+        Ok(report) => {
+            out.flush()?;
+            log::info!(
+                "saved the device state: {} inodes, {} handles, {} bytes",
+                report.inodes,
+                report.handles,
+                report.bytes
+            );
+            Ok(())
+        }
+        Err(e) => {
+            // What is in the buffer is of no use to anyone.
+            let _ = out.into_parts();
+            Err(io::Error::other(e))
+        }
+    }
+}
+
+fn load<S: Crossing>(service: &S, channel: Channel) -> io::Result<()> {
+    let report = service
+        .load(&mut BufReader::with_capacity(CHANNEL_BUFFER, channel))
+        .map_err(io::Error::other)?;
+    log::info!(
+        "loaded the device state: {} inodes, {} handles, {} of them faulted",
+        report.inodes,
+        report.handles,
+        report.faulted
+    );
+    Ok(())
+}
+
+impl<S: Service + Crossing> VhostUserBackend for Device<S> {
+    type Bitmap = LogBitmap;
+    type Vring = Vring;
+
+    fn num_queues(&self) -> usize {
+        usize::from(self.config.request_queues) + 1
+    }
+
+    fn max_queue_size(&self) -> usize {
+        usize::from(self.config.max_queue_size)
+    }
+
+    fn queues_per_thread(&self) -> Vec<u64> {
+        (0..self.num_queues()).map(|queue| 1 << queue).collect()
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_F_VERSION_1
+            | 1 << VIRTIO_RING_F_INDIRECT_DESC
+            | 1 << VIRTIO_RING_F_EVENT_IDX
+            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+            | VhostUserVirtioFeatures::LOG_ALL.bits()
+    }
+
+    fn acked_features(&self, features: u64) {
+        let on = features & VhostUserVirtioFeatures::LOG_ALL.bits() != 0;
+        self.log.set_logging(on);
+        if self.config.migration {
+            self.precopy.set(on);
+        }
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        let mut features = VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::BACKEND_REQ
+            | VhostUserProtocolFeatures::BACKEND_SEND_FD
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::LOG_SHMFD
+            | VhostUserProtocolFeatures::RESET_DEVICE;
+        features.set(VhostUserProtocolFeatures::CONFIG, self.config.tag.is_some());
+        features.set(
+            VhostUserProtocolFeatures::DEVICE_STATE,
+            self.config.migration,
+        );
+        features
+    }
+
+    // The message handler has disabled all rings before, and they are drained.
+    fn reset_device(&self) {
+        self.transfers.abort();
+        self.precopy.cancel();
+        self.service.reset();
+    }
+
+    // The rings know by themselves.
+    fn set_event_idx(&self, _enabled: bool) {}
+
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let space = self.config_space();
+        // Zeros behind the end, as a device with a shorter space than the driver
+        // knows of has.
+        (0..size as usize)
+            .map(|i| space.get(offset as usize + i).copied().unwrap_or(0))
+            .take(vhost::vhost_user::message::MAX_MSG_SIZE)
+            .collect()
+    }
+
+    fn set_config(&self, offset: u32, buf: &[u8]) -> io::Result<()> {
+        // A guest can make its front-end send this: no reason to hang up on it.
+        log::debug!(
+            "write of {} bytes at {offset} of the read-only configuration space: ignored",
+            buf.len()
+        );
+        Ok(())
+    }
+
+    fn update_memory(&self, mem: Mem) -> io::Result<()> {
+        for region in mem.memory().iter() {
+            // The region's own bitmap, not a slice of it.
+            let bitmap: &LogBitmap = std::ops::Deref::deref(region).bitmap();
+            bitmap.place(&self.log, region.start_addr());
+            let last = region.last_addr();
+            if self.log.is_logging() && !self.log.covers(last.0) {
+                log::error!(
+                    "refused a memory region up to {:#x}: the dirty log (SET_LOG_BASE) that is in \
+                     use does not cover it",
+                    last.0
+                );
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn set_backend_req_fd(&self, backend: Backend) {
+        self.connection().backend_channel = Some(backend);
+    }
+
+    fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
+        self.connection().exit.give()
+    }
+
+    fn handle_event(
+        &self,
+        device_event: u16,
+        _evset: EventSet,
+        vrings: &[Vring],
+        _thread_id: usize,
+    ) -> io::Result<()> {
+        // An error would end the queue's thread.
+        if let Some(vring) = vrings.get(usize::from(device_event)) {
+            serve_queue(&*self.service, vring);
+        }
+        Ok(())
+    }
+
+    fn set_device_state_fd(
+        &self,
+        direction: VhostTransferStateDirection,
+        phase: VhostTransferStatePhase,
+        file: File,
+    ) -> io::Result<Option<File>> {
+        let direction = match direction {
+            VhostTransferStateDirection::SAVE => Direction::Save,
+            VhostTransferStateDirection::LOAD => Direction::Load,
+        };
+        // The one phase there is; the message handler refuses all other numbers.
+        let VhostTransferStatePhase::STOPPED = phase;
+        self.start_transfer(direction, file)
+            .inspect_err(|e| log::error!("refused to {direction} the device state: {e}"))?;
+        Ok(None)
+    }
+
+    fn check_device_state(&self) -> io::Result<()> {
+        self.transfers
+            .check()
+            .inspect_err(|e| log::error!("device state transfer failed: {e}"))
+    }
+}
+
+/// What ends the queues' threads. All look at one eventfd, through descriptors of
+/// their own.
+#[derive(Default)]
+struct ExitEvents {
+    raiser: Option<EventNotifier>,
+    /// Made beforehand: the message handler cannot be told that none is left, and
+    /// a thread without one could never be joined.
+    ready: Vec<(EventConsumer, EventNotifier)>,
+    /// Descriptors that event loops took, which they never close.
+    given: Vec<RawFd>,
+}
+
+impl ExitEvents {
+    fn new(threads: usize) -> io::Result<ExitEvents> {
+        let flags = EventFlag::NONBLOCK | EventFlag::CLOEXEC;
+        let (consumer, raiser) = new_event_consumer_and_notifier(flags)?;
+        let ready = (0..threads)
+            .map(|_| Ok((consumer.try_clone()?, raiser.try_clone()?)))
+            .collect::<io::Result<_>>()?;
+        Ok(ExitEvents {
+            raiser: Some(raiser),
+            ready,
+            given: Vec::with_capacity(threads),
+        })
+    }
+
+    fn give(&mut self) -> Option<(EventConsumer, EventNotifier)> {
+        let pair = self.ready.pop()?;
+        self.given.push(pair.0.as_raw_fd());
+        Some(pair)
+    }
+
+    fn raise(&self) {
+        if let Some(raiser) = &self.raiser {
+            let _ = raiser.notify();
+        }
+    }
+}
+
+impl Drop for ExitEvents {
+    fn drop(&mut self) {
+        for fd in self.given.drain(..) {
+            // SAFETY: an event loop took the number out of its owner and has ended:
+            // the device drops this only when the queues' threads have been joined.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+}

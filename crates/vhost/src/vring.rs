@@ -1,0 +1,570 @@
+//! One virtqueue as the message handler of `vhost-user-backend` sees it.
+//!
+//! Wraps the crate's own vring and adds what it lacks:
+//! - *Drain*: when a ring is stopped (`GET_VRING_BASE`) or disabled, the request
+//!   that its thread is serving is waited for. Afterwards the available and used
+//!   indices agree and nothing of this queue is written to guest memory.
+//! - *Self-kick*: a ring that is started finds what the driver had queued before,
+//!   such as requests that a migration's source had not yet taken.
+//! - *Ring faults*: a ring whose indices make no sense is left alone until it is
+//!   set up anew.
+//! - A kick that is lost or replaced never blocks, ends or spins the queue's thread.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::{FileType, OFlags};
+use vhost_user_backend::{VringMutex, VringStateGuard, VringStateMutGuard, VringT};
+use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+
+use ferryfs_core::service::Service;
+
+use crate::dirty_log::LogBitmap;
+
+/// Guest memory as the device maps it.
+pub type GuestMem = GuestMemoryMmap<LogBitmap>;
+
+/// Guest memory that the front-end may exchange at any time.
+pub type Mem = GuestMemoryAtomic<GuestMem>;
+
+/// How long a drain waits for the request in service before waiting requests are
+/// told to give up: a request that ends by itself should not see `EINTR`.
+const DRAIN_GRACE: Duration = Duration::from_millis(10);
+
+/// `VRING_AVAIL_F_NO_INTERRUPT`: the driver polls its used ring.
+const AVAIL_F_NO_INTERRUPT: u16 = 1;
+
+/// What a drain needs of the server, whatever its type.
+pub(crate) trait Waiters: Send + Sync {
+    fn interrupt(&self);
+    fn resume(&self);
+}
+
+impl<S: Service> Waiters for S {
+    fn interrupt(&self) {
+        Service::interrupt(self);
+    }
+    fn resume(&self) {
+        Service::resume(self);
+    }
+}
+
+/// What all rings of a connection share.
+pub(crate) struct RingControl {
+    waiters: Arc<dyn Waiters>,
+    interruptions: Mutex<usize>,
+    /// No request is taken while set: the server's state is being saved or loaded.
+    held: AtomicBool,
+}
+
+impl RingControl {
+    pub(crate) fn new(waiters: Arc<dyn Waiters>) -> Arc<RingControl> {
+        Arc::new(RingControl {
+            waiters,
+            interruptions: Mutex::new(0),
+            held: AtomicBool::new(false),
+        })
+    }
+
+    /// Makes requests that wait give up until the answer is dropped. Nests.
+    pub(crate) fn interrupt(self: &Arc<Self>) -> Interruption {
+        let mut depth = self.depth();
+        if *depth == 0 {
+            self.waiters.interrupt();
+        }
+        *depth += 1;
+        Interruption(Arc::clone(self))
+    }
+
+    fn depth(&self) -> std::sync::MutexGuard<'_, usize> {
+        self.interruptions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`RingControl::interrupt`].
+pub(crate) struct Interruption(Arc<RingControl>);
+
+impl Drop for Interruption {
+    fn drop(&mut self) {
+        let mut depth = self.0.depth();
+        *depth -= 1;
+        if *depth == 0 {
+            self.0.waiters.resume();
+        }
+    }
+}
+
+/// The rings of one connection, in the order of their indices.
+pub(crate) struct Rings {
+    control: Arc<RingControl>,
+    rings: Vec<Vring>,
+}
+
+thread_local! {
+    // The message handler makes its rings itself, with no word of ours but their
+    // memory; this is how they learn to which connection they belong.
+    static COLLECTOR: RefCell<Option<Rings>> = const { RefCell::new(None) };
+}
+
+impl Rings {
+    /// Runs `make`, which makes the rings in this thread, and gathers them.
+    pub(crate) fn collect<T>(control: Arc<RingControl>, make: impl FnOnce() -> T) -> (Rings, T) {
+        COLLECTOR.set(Some(Rings {
+            control: Arc::clone(&control),
+            rings: Vec::new(),
+        }));
+        let made = make();
+        let rings = COLLECTOR.take().unwrap_or(Rings {
+            control,
+            rings: Vec::new(),
+        });
+        (rings, made)
+    }
+
+    /// Tells ring `index` where its kicks are registered.
+    pub(crate) fn set_epoll(&self, index: usize, epoll: OwnedFd) {
+        if let Some(vring) = self.rings.get(index) {
+            let _ = vring.ring.epoll.set(epoll);
+        }
+    }
+
+    /// The first ring that is started and enabled.
+    pub(crate) fn first_running(&self) -> Option<usize> {
+        self.rings.iter().position(Vring::is_running)
+    }
+
+    /// Holds all requests back until [`Rings::release`]. Requests in service go on.
+    pub(crate) fn hold(&self) {
+        self.control.held.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends [`Rings::hold`], and looks at what came meanwhile.
+    pub(crate) fn release(&self) {
+        self.control.held.store(false, Ordering::SeqCst);
+        for vring in &self.rings {
+            vring.self_kick();
+        }
+    }
+
+    /// Stops all rings and waits for what they are serving.
+    pub(crate) fn stop_all(&self) {
+        // All first, so that none starts another request while one is waited for.
+        for vring in &self.rings {
+            vring.inner.set_queue_ready(false);
+        }
+        for vring in &self.rings {
+            vring.drain();
+        }
+    }
+}
+
+/// One virtqueue.
+#[derive(Clone)]
+pub struct Vring {
+    inner: VringMutex<Mem>,
+    mem: Mem,
+    ring: Arc<Ring>,
+}
+
+#[derive(Default)]
+struct Ring {
+    /// Position among the connection's rings: the virtqueue's index.
+    index: usize,
+    control: Option<Arc<RingControl>>,
+    epoll: OnceLock<OwnedFd>,
+    /// A request is in service. Changes under the lock of `inner` only.
+    busy: AtomicBool,
+    /// Someone waits for `busy` to end.
+    draining: AtomicBool,
+    idle_lock: Mutex<()>,
+    idle: Condvar,
+    /// The ring makes no sense and is left alone until it is set up anew.
+    faulty: AtomicBool,
+    /// A malformed chain has been logged since the ring was set up.
+    complained: AtomicBool,
+}
+
+/// A request that has been served: its head and how many bytes were written.
+#[derive(Clone, Copy)]
+pub(crate) struct Served {
+    pub(crate) head: u16,
+    pub(crate) len: u32,
+}
+
+impl Vring {
+    /// Index of the virtqueue.
+    pub fn index(&self) -> usize {
+        self.ring.index
+    }
+
+    /// Whether the ring is started and enabled.
+    pub fn is_running(&self) -> bool {
+        let state = self.inner.get_ref();
+        state.is_enabled() && state.get_queue().ready()
+    }
+
+    /// The guest's memory now.
+    pub(crate) fn memory(&self) -> impl std::ops::Deref<Target = GuestMem> + Clone {
+        self.mem.memory()
+    }
+
+    /// True once, until the ring is set up anew: one log line per misbehaving driver.
+    pub(crate) fn may_complain(&self) -> bool {
+        !self.ring.complained.swap(true, Ordering::Relaxed)
+    }
+
+    /// Tells a driver without `VIRTIO_RING_F_EVENT_IDX` not to kick for a while.
+    pub(crate) fn silence(&self) {
+        let mut state = self.inner.get_mut();
+        let queue = state.get_queue_mut();
+        if queue.ready() && !queue.event_idx_enabled() {
+            let _ = queue.disable_notification(&*self.mem.memory());
+        }
+    }
+
+    /// Completes `served`, tells the driver if it wants to know, and takes the next
+    /// request; `None` when there is none, or none may be taken. The driver will
+    /// then kick for the next.
+    ///
+    /// A completion is published and signalled at once, never held back for the
+    /// sake of a batch: the next request may wait for something that only this
+    /// completion brings about. Suppression is the driver's, by `used_event`.
+    pub(crate) fn advance<'m>(
+        &self,
+        mem: &'m GuestMem,
+        served: Option<Served>,
+    ) -> Option<DescriptorChain<&'m GuestMem>> {
+        let mut state = self.inner.get_mut();
+        if let Some(served) = served {
+            let queue = state.get_queue_mut();
+            let told = queue
+                .add_used(mem, served.head, served.len)
+                .and_then(|()| wants_interrupt(queue, mem));
+            match told {
+                Ok(true) => {
+                    if let Err(e) = state.signal_used_queue() {
+                        log::warn!(
+                            "queue {}: failed to signal the driver: {e}",
+                            self.ring.index
+                        );
+                    }
+                }
+                Ok(false) => {}
+                Err(QueueError::InvalidDescriptorIndex) => {
+                    if self.may_complain() {
+                        log::warn!(
+                            "queue {}: driver offers descriptor {}, beyond its table: ignored",
+                            self.ring.index,
+                            served.head
+                        );
+                    }
+                }
+                Err(e) => self.fault(&e),
+            }
+        }
+        let mut looked_again = false;
+        while self.may_take(state.is_enabled(), state.get_queue()) {
+            let queue = state.get_queue_mut();
+            match queue.iter(mem) {
+                Ok(mut offered) => {
+                    if let Some(chain) = offered.next() {
+                        self.ring.busy.store(true, Ordering::SeqCst);
+                        return Some(chain);
+                    }
+                }
+                Err(e) => {
+                    self.fault(&e);
+                    break;
+                }
+            }
+            match queue.enable_notification(mem) {
+                Ok(false) => break,
+                Ok(true) if looked_again => {
+                    // Something is said to be there, but nothing can be taken.
+                    self.fault(&QueueError::InvalidAvailRingIndex);
+                    break;
+                }
+                Ok(true) => looked_again = true,
+                Err(e) => {
+                    self.fault(&e);
+                    break;
+                }
+            }
+        }
+        self.ring.busy.store(false, Ordering::SeqCst);
+        drop(state);
+        if self.ring.draining.load(Ordering::SeqCst) {
+            let _guard = self
+                .ring
+                .idle_lock
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            self.ring.idle.notify_all();
+        }
+        None
+    }
+
+    fn may_take(&self, enabled: bool, queue: &Queue) -> bool {
+        enabled
+            && queue.ready()
+            && !self.ring.faulty.load(Ordering::Relaxed)
+            && !self
+                .ring
+                .control
+                .as_ref()
+                .is_some_and(|c| c.held.load(Ordering::SeqCst))
+    }
+
+    fn fault(&self, error: &QueueError) {
+        if !self.ring.faulty.swap(true, Ordering::Relaxed) {
+            log::error!(
+                "queue {}: driver's ring makes no sense: {error}: left alone until the driver \
+                 resets the device",
+                self.ring.index
+            );
+        }
+    }
+
+    /// Waits until no request of this queue is in service. The ring has been
+    /// stopped or disabled before.
+    fn drain(&self) {
+        let ring = &*self.ring;
+        // Before the lock is taken: a request that ends after it has been released
+        // is bound to see this.
+        ring.draining.store(true, Ordering::SeqCst);
+        drop(self.inner.get_ref());
+        let mut interruption = None;
+        let mut guard = ring
+            .idle_lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while ring.busy.load(Ordering::SeqCst) {
+            let (g, timeout) = ring
+                .idle
+                .wait_timeout(guard, DRAIN_GRACE)
+                .unwrap_or_else(PoisonError::into_inner);
+            guard = g;
+            if timeout.timed_out() && interruption.is_none() {
+                interruption = ring.control.as_ref().map(RingControl::interrupt);
+            }
+        }
+        drop(guard);
+        ring.draining.store(false, Ordering::SeqCst);
+        ring.faulty.store(false, Ordering::Relaxed);
+        ring.complained.store(false, Ordering::Relaxed);
+    }
+
+    /// Wakes the queue's thread as a kick does.
+    fn self_kick(&self) {
+        let state = self.inner.get_ref();
+        if let Some(kick) = state.get_kick() {
+            kick_fd(kick.as_raw_fd());
+        }
+    }
+}
+
+/// Whether the driver wants to be told of what was put into the used ring.
+fn wants_interrupt(queue: &mut Queue, mem: &GuestMem) -> Result<bool, QueueError> {
+    if queue.event_idx_enabled() {
+        return queue.needs_notification(mem);
+    }
+    // The crate does not look at the flag. The fence is between what was put into
+    // the used ring and the flag: the driver clears it before it looks there again.
+    std::sync::atomic::fence(Ordering::SeqCst);
+    let flags: u16 = mem
+        .load(GuestAddress(queue.avail_ring()), Ordering::Relaxed)
+        .map_err(QueueError::GuestMemory)?;
+    Ok(u16::from_le(flags) & AVAIL_F_NO_INTERRUPT == 0)
+}
+
+fn kick_fd(fd: RawFd) {
+    // SAFETY: the caller holds the owner of `fd` for as long as this call lasts.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    // Full means that it is readable already.
+    let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+}
+
+/// Takes a kick only if it is an eventfd, and makes reading it never block.
+///
+/// A pipe whose other end is closed would wake the queue's thread forever, and
+/// there is nothing to be read from a file. The file's flag is shared with the
+/// front-end, which only ever writes to it.
+fn accept_kick(file: File, index: usize) -> Option<File> {
+    let checked = rustix::fs::fstat(&file).and_then(|stat| {
+        // An eventfd, as every anonymous inode, has no file type.
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Unknown {
+            return Err(rustix::io::Errno::INVAL);
+        }
+        let flags = rustix::fs::fcntl_getfl(&file)?;
+        rustix::fs::fcntl_setfl(&file, flags | OFlags::NONBLOCK)
+    });
+    match checked {
+        Ok(()) => Some(file),
+        Err(e) => {
+            log::error!("queue {index}: kick descriptor is no eventfd: ring is not started: {e}");
+            None
+        }
+    }
+}
+
+impl<'a> VringStateGuard<'a, Mem> for Vring {
+    type G = <VringMutex<Mem> as VringStateGuard<'a, Mem>>::G;
+}
+
+impl<'a> VringStateMutGuard<'a, Mem> for Vring {
+    type G = <VringMutex<Mem> as VringStateMutGuard<'a, Mem>>::G;
+}
+
+impl VringT<Mem> for Vring {
+    fn new(mem: Mem, max_queue_size: u16) -> Result<Vring, QueueError> {
+        let inner = VringMutex::new(mem.clone(), max_queue_size)?;
+        Ok(COLLECTOR.with_borrow_mut(|collector| {
+            let ring = Ring {
+                index: collector.as_ref().map_or(0, |c| c.rings.len()),
+                control: collector.as_ref().map(|c| Arc::clone(&c.control)),
+                ..Ring::default()
+            };
+            let vring = Vring {
+                inner,
+                mem,
+                ring: Arc::new(ring),
+            };
+            if let Some(collector) = collector {
+                collector.rings.push(vring.clone());
+            }
+            vring
+        }))
+    }
+
+    fn get_ref(&self) -> <Self as VringStateGuard<'_, Mem>>::G {
+        self.inner.get_ref()
+    }
+
+    fn get_mut(&self) -> <Self as VringStateMutGuard<'_, Mem>>::G {
+        self.inner.get_mut()
+    }
+
+    fn add_used(&self, desc_index: u16, len: u32) -> Result<(), QueueError> {
+        self.inner.add_used(desc_index, len)
+    }
+
+    fn signal_used_queue(&self) -> io::Result<()> {
+        self.inner.signal_used_queue()
+    }
+
+    fn enable_notification(&self) -> Result<bool, QueueError> {
+        self.inner.enable_notification()
+    }
+
+    fn disable_notification(&self) -> Result<(), QueueError> {
+        self.inner.disable_notification()
+    }
+
+    fn needs_notification(&self) -> Result<bool, QueueError> {
+        self.inner.needs_notification()
+    }
+
+    fn set_enabled(&self, enabled: bool) {
+        self.inner.set_enabled(enabled);
+        if enabled {
+            // A kick may have been taken while the ring was disabled.
+            self.self_kick();
+        } else {
+            self.drain();
+        }
+    }
+
+    fn set_queue_info(
+        &self,
+        desc_table: u64,
+        avail_ring: u64,
+        used_ring: u64,
+    ) -> Result<(), QueueError> {
+        self.inner.set_queue_info(desc_table, avail_ring, used_ring)
+    }
+
+    fn queue_next_avail(&self) -> u16 {
+        self.inner.queue_next_avail()
+    }
+
+    fn set_queue_next_avail(&self, base: u16) {
+        self.inner.set_queue_next_avail(base);
+    }
+
+    fn set_queue_next_used(&self, idx: u16) {
+        self.inner.set_queue_next_used(idx);
+    }
+
+    fn queue_used_idx(&self) -> Result<u16, QueueError> {
+        self.inner.queue_used_idx()
+    }
+
+    fn set_queue_size(&self, num: u16) {
+        if !num.is_power_of_two() {
+            log::error!(
+                "queue {}: size {num} of the front-end is no power of two: ignored",
+                self.ring.index
+            );
+            return;
+        }
+        self.inner.set_queue_size(num);
+    }
+
+    fn set_queue_event_idx(&self, enabled: bool) {
+        self.inner.set_queue_event_idx(enabled);
+    }
+
+    fn set_queue_ready(&self, ready: bool) {
+        self.inner.set_queue_ready(ready);
+        if !ready {
+            self.drain();
+        }
+    }
+
+    fn set_kick(&self, file: Option<File>) {
+        let file = file.and_then(|f| accept_kick(f, self.ring.index));
+        if let Some(file) = &file {
+            // Whatever is in the ring already is served as soon as it starts.
+            kick_fd(file.as_raw_fd());
+        }
+        {
+            let mut state = self.inner.get_mut();
+            if let (Some(old), Some(epoll)) = (state.get_kick(), self.ring.epoll.get()) {
+                // The front-end holds the same eventfd, so closing it does not take it
+                // out of the queue thread's epoll set: it would wake the thread forever.
+                // SAFETY: `state` owns the descriptor and is locked.
+                let old = unsafe { BorrowedFd::borrow_raw(old.as_raw_fd()) };
+                let _ = rustix::event::epoll::delete(epoll, old);
+            }
+            // A running ring's new kick is registered only with a start.
+            state.get_queue_mut().set_ready(false);
+        }
+        self.inner.set_kick(file);
+    }
+
+    fn read_kick(&self) -> io::Result<bool> {
+        let state = self.inner.get_ref();
+        if let Some(kick) = state.get_kick() {
+            // Nothing to read means that the kick that woke us has been replaced. No
+            // error may get out of here: it would end the queue's thread.
+            let _ = kick.consume();
+        }
+        Ok(state.is_enabled())
+    }
+
+    fn set_call(&self, file: Option<File>) {
+        self.inner.set_call(file);
+    }
+
+    fn set_err(&self, file: Option<File>) {
+        self.inner.set_err(file);
+    }
+}
