@@ -42,7 +42,7 @@ pub enum StateError {
     Empty,
 
     /// The first bytes are not those of a state stream.
-    #[error("not a ferryfs state stream: it begins with {found}{hint}")]
+    #[error("not a ferryfs state stream: its header at byte 0 begins with {found}{hint}")]
     NotAStream {
         /// The first bytes in hexadecimal.
         found: String,
@@ -60,7 +60,7 @@ pub enum StateError {
     },
 
     /// Bytes follow the end of the stream.
-    #[error("trailing bytes after the end of the stream, at byte {offset}")]
+    #[error("bytes follow section end at byte {offset}, where the stream must end")]
     Trailing {
         /// Offset of the first such byte.
         offset: u64,

@@ -19,6 +19,8 @@ mod limits;
 pub mod model;
 mod reader;
 mod section;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod v1;
 pub mod validate;
 mod version;

@@ -115,3 +115,118 @@ fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>, CodecError> {
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferryfs_format_postcard::Postcard;
+    use ferryfs_state::testing::{any_state, large};
+    use ferryfs_state::{error_line, SectionId, SectionVersion};
+    use proptest::prelude::*;
+
+    fn spec(max_plain: usize) -> FrameSpec {
+        FrameSpec {
+            section: SectionId::INODES,
+            version: SectionVersion::CURRENT,
+            max_plain,
+        }
+    }
+
+    #[test]
+    fn its_name_is_the_inner_one_with_a_suffix() {
+        let twice = Zstd::new(Zstd::new(Postcard));
+        assert_eq!(twice.name(), "postcard+zstd+zstd");
+    }
+
+    #[test]
+    fn each_payload_is_one_checked_frame_of_known_size() {
+        let state = large(3000);
+        let format = Zstd::new(Postcard);
+        let mut plain = Vec::new();
+        let mut bytes = vec![0xaa];
+        let frame = FrameRef::Inodes(&state.fs.inodes);
+        Postcard.encode_frame(frame, &mut plain).unwrap();
+        // Twice: the second time with the compressor of the first.
+        format.encode_frame(frame, &mut bytes).unwrap();
+        let mut again = vec![0xaa];
+        format.encode_frame(frame, &mut again).unwrap();
+        assert_eq!(bytes, again);
+
+        assert_eq!(bytes[0], 0xaa, "output is appended");
+        let bytes = &bytes[1..];
+        assert!(
+            bytes.len() * 2 < plain.len(),
+            "{} of {}",
+            bytes.len(),
+            plain.len()
+        );
+        assert_eq!(bytes[..4], [0x28, 0xb5, 0x2f, 0xfd]);
+        assert_eq!(bytes[4] & 0b100, 0b100, "checksum flag");
+        assert_eq!(decompress(bytes, plain.len()).unwrap(), plain);
+    }
+
+    #[test]
+    fn bombs_are_refused_at_the_limit() {
+        let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 19).unwrap();
+        assert!(bomb.len() < 16 << 10);
+        let error = Zstd::new(Postcard)
+            .decode_frame(&spec(1 << 20), &bomb)
+            .unwrap_err();
+        assert_eq!(
+            error_line(&error),
+            "it decompresses to more than the limit of 1048576 bytes"
+        );
+    }
+
+    #[test]
+    fn a_window_beyond_the_limit_is_refused() {
+        let compress = |window_log| {
+            let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(window_log).unwrap();
+            std::io::Write::write_all(&mut encoder, &[7; 100]).unwrap();
+            encoder.finish().unwrap()
+        };
+        assert_eq!(
+            decompress(&compress(WINDOW_LOG_MAX), 100).unwrap(),
+            [7; 100]
+        );
+        let error = decompress(&compress(WINDOW_LOG_MAX + 1), 100).unwrap_err();
+        assert!(
+            error_line(&error).starts_with("zstd cannot decompress it: "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_exactly_one_frame_is_refused() {
+        let one = zstd::bulk::compress(b"hello", 1).unwrap();
+        assert_eq!(decompress(&one, 5).unwrap(), b"hello");
+        for n in 0..one.len() {
+            decompress(&one[..n], 5).unwrap_err();
+        }
+        let error = decompress(&[&one[..], &one].concat(), 10).unwrap_err();
+        assert_eq!(
+            error_line(&error),
+            format!("{} byte(s) left over after the zstd frame", one.len())
+        );
+        decompress(&[&one[..], &[0]].concat(), 10).unwrap_err();
+        decompress(b"hello", 10).unwrap_err();
+    }
+
+    proptest! {
+        #[test]
+        fn inodes_survive(state in any_state()) {
+            let format = Zstd::new(Postcard);
+            let mut bytes = Vec::new();
+            format.encode_frame(FrameRef::Inodes(&state.fs.inodes), &mut bytes).unwrap();
+            let back = format.decode_frame(&spec(1 << 20), &bytes).unwrap();
+            prop_assert_eq!(back, Frame::Inodes(state.fs.inodes));
+        }
+
+        #[test]
+        fn no_input_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let bytes = [&[0x28, 0xb5, 0x2f, 0xfd][..], &bytes].concat();
+            let _ = Zstd::new(Postcard).decode_frame(&spec(1 << 20), &bytes);
+        }
+    }
+}

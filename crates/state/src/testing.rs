@@ -1,0 +1,352 @@
+//! States to test with: one that has some of everything, and arbitrary ones.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_bytes::ByteBuf;
+
+use crate::model::{FileHandle, FsState, Handle, Inode, Location, Mount, Session, State};
+use crate::validate::{check_name, GUEST_FLAGS, HOST_FLAGS, ROOT_ID};
+
+const DIRECTORY: u32 = 0o040000;
+const REGULAR: u32 = 0o100000;
+
+/// A session as a Linux 6.12 guest and this project's daemon agree on it.
+pub fn sample_session() -> Session {
+    Session {
+        guest_minor: 41,
+        minor: 38,
+        offered_flags: 0x0000_0007_73ff_fffb,
+        flags: 0x0000_0004_7069_c079,
+        max_write: 1 << 20,
+        max_pages: 256,
+        max_readahead: 131_072,
+        max_background: 64,
+        congestion_threshold: 48,
+        time_gran: 1,
+    }
+}
+
+/// A small state with every kind of location, two mounts, a name that is not
+/// UTF-8, and an open file and directory. It never changes: the golden streams and
+/// the worked example in docs/state-format.md are made of it.
+pub fn sample() -> State {
+    let bytes = |b: &[u8]| ByteBuf::from(b);
+    let inode = |id, lookups, kind, location| Inode {
+        id,
+        lookups,
+        kind,
+        location,
+    };
+    State {
+        session: Some(sample_session()),
+        fs: FsState {
+            next_inode: 9,
+            next_handle: 5,
+            mounts: vec![
+                Mount {
+                    id: 0,
+                    path: vec![],
+                },
+                Mount {
+                    id: 1,
+                    path: vec![bytes(b"srv"), bytes(b"data")],
+                },
+            ],
+            inodes: vec![
+                inode(ROOT_ID, 1, DIRECTORY, Location::Root),
+                inode(
+                    2,
+                    3,
+                    DIRECTORY,
+                    Location::Child {
+                        parent: 1,
+                        name: bytes(b"sub"),
+                    },
+                ),
+                inode(
+                    3,
+                    1,
+                    REGULAR,
+                    Location::Child {
+                        parent: 2,
+                        name: bytes(b"caf\xe9"),
+                    },
+                ),
+                inode(
+                    5,
+                    1,
+                    0o120000,
+                    Location::Path {
+                        from: 2,
+                        components: vec![bytes(b"x"), bytes(b"link")],
+                    },
+                ),
+                inode(
+                    7,
+                    200,
+                    REGULAR,
+                    Location::Handle(FileHandle {
+                        mount: 1,
+                        kind: 129,
+                        bytes: bytes(&[0, 1, 2, 0x7f, 0x80, 0xff]),
+                    }),
+                ),
+                inode(8, 1, 0o010000, Location::Lost { errno: 116 }),
+            ],
+            handles: vec![
+                Handle {
+                    id: 0,
+                    inode: 3,
+                    directory: false,
+                    guest_flags: 0o102001,
+                    host_flags: 0o100002,
+                },
+                Handle {
+                    id: 4,
+                    inode: 2,
+                    directory: true,
+                    guest_flags: 0o300000,
+                    host_flags: 0o200000,
+                },
+            ],
+        },
+    }
+}
+
+/// A state of `n` inodes in directories of a thousand files each, as a guest that
+/// has walked a large tree leaves it, and an open handle per hundred files.
+pub fn large(n: u64) -> State {
+    let mut inodes = vec![Inode {
+        id: ROOT_ID,
+        lookups: 1,
+        kind: DIRECTORY,
+        location: Location::Root,
+    }];
+    let mut handles = Vec::new();
+    let mut parent = ROOT_ID;
+    for id in 2..=n.max(1) {
+        let directory = id % 1000 == 2;
+        let name = match directory {
+            true => format!("directory-{id}"),
+            false => format!("file-{id}.txt"),
+        };
+        inodes.push(Inode {
+            id,
+            lookups: 1 + id % 3,
+            kind: if directory { DIRECTORY } else { REGULAR },
+            location: Location::Child {
+                parent: if directory { ROOT_ID } else { parent },
+                name: ByteBuf::from(name.into_bytes()),
+            },
+        });
+        if directory {
+            parent = id;
+        } else if id % 100 == 0 {
+            handles.push(Handle {
+                id: handles.len() as u64,
+                inode: id,
+                directory: false,
+                guest_flags: 0o100002,
+                host_flags: 0o100002,
+            });
+        }
+    }
+    State {
+        session: Some(sample_session()),
+        fs: FsState {
+            next_inode: n.max(1) + 1,
+            next_handle: handles.len() as u64,
+            mounts: vec![],
+            inodes,
+            handles,
+        },
+    }
+}
+
+fn name() -> impl Strategy<Value = ByteBuf> {
+    let bytes = prop_oneof![
+        4 => vec(any::<u8>(), 1..12),
+        1 => vec(any::<u8>(), 250..=255),
+    ];
+    bytes
+        .prop_filter("a file system takes it", |b| check_name(b).is_ok())
+        .prop_map(ByteBuf::from)
+}
+
+fn session() -> impl Strategy<Value = Session> {
+    (
+        (27..100u32, 27..100u32, any::<u64>(), any::<u64>()),
+        (4096..=16u32 << 20, any::<u16>(), any::<u32>()),
+        (any::<u16>(), any::<u16>(), 0..=1_000_000_000u32),
+    )
+        .prop_map(
+            |((guest_minor, minor, offered, flags), (w, p, r), (b, c, t))| Session {
+                guest_minor,
+                minor,
+                offered_flags: offered,
+                flags: flags & offered,
+                max_write: w,
+                max_pages: p,
+                max_readahead: r,
+                max_background: b,
+                congestion_threshold: c,
+                time_gran: t,
+            },
+        )
+}
+
+/// What an inode is made of before ids and parents are known.
+#[derive(Clone, Debug)]
+struct Seed {
+    gap: u64,
+    lookups: u64,
+    kind: u32,
+    parent: prop::sample::Index,
+    shape: Shape,
+}
+
+#[derive(Clone, Debug)]
+enum Shape {
+    Child(ByteBuf),
+    Path(Vec<ByteBuf>),
+    Handle(prop::sample::Index, i32, Vec<u8>),
+    Lost(i32),
+}
+
+fn seed() -> impl Strategy<Value = Seed> {
+    let shape = prop_oneof![
+        6 => name().prop_map(Shape::Child),
+        1 => vec(name(), 1..4).prop_map(Shape::Path),
+        2 => (any::<prop::sample::Index>(), any::<i32>(), vec(any::<u8>(), 1..=128))
+            .prop_map(|(m, k, b)| Shape::Handle(m, k, b)),
+        1 => (1..=4095i32).prop_map(Shape::Lost),
+    ];
+    let kind = prop::sample::select(vec![
+        DIRECTORY, DIRECTORY, REGULAR, REGULAR, 0o010000, 0o020000, 0o060000, 0o120000, 0o140000,
+    ]);
+    let gap = prop_oneof![4 => Just(1u64), 1 => 1..1u64 << 50];
+    (gap, 1..u64::MAX, kind, any::<prop::sample::Index>(), shape).prop_map(
+        |(gap, lookups, kind, parent, shape)| Seed {
+            gap,
+            lookups,
+            kind,
+            parent,
+            shape,
+        },
+    )
+}
+
+/// Any valid state of up to some 40 inodes. Parents come before and after their
+/// children, ids are dense or far apart, names are any bytes.
+pub fn any_state() -> impl Strategy<Value = State> {
+    let tree = vec(seed(), 0..40).prop_flat_map(|seeds| {
+        let positions: Vec<usize> = (1..=seeds.len()).collect();
+        (Just(seeds), Just(positions).prop_shuffle())
+    });
+    let mounts = vec((0..1000u32, vec(name(), 0..3)), 1..4);
+    let handles = vec(
+        (
+            any::<prop::sample::Index>(),
+            1..1000u64,
+            any::<u32>(),
+            any::<u32>(),
+        ),
+        0..10,
+    );
+    (session(), tree, mounts, handles, 1..1000u64).prop_map(
+        |(session, (seeds, positions), mounts, handles, room)| {
+            build(session, &seeds, &positions, mounts, &handles, room)
+        },
+    )
+}
+
+type HandleSeed = (prop::sample::Index, u64, u32, u32);
+
+fn build(
+    session: Session,
+    seeds: &[Seed],
+    positions: &[usize],
+    mounts: Vec<(u32, Vec<ByteBuf>)>,
+    handles: &[HandleSeed],
+    room: u64,
+) -> State {
+    let mut next = ROOT_ID;
+    let mut ids = vec![ROOT_ID];
+    for seed in seeds {
+        next += seed.gap;
+        ids.push(next);
+    }
+    let mut mount_id = 0;
+    let mounts: Vec<_> = mounts
+        .into_iter()
+        .map(|(gap, path)| {
+            mount_id += gap + 1;
+            Mount { id: mount_id, path }
+        })
+        .collect();
+
+    let mut directories = vec![ROOT_ID];
+    let mut inodes = vec![Inode {
+        id: ROOT_ID,
+        lookups: 1,
+        kind: DIRECTORY,
+        location: Location::Root,
+    }];
+    // In the order of the tree, ids as they were shuffled.
+    for (seed, &position) in seeds.iter().zip(positions) {
+        let parent = *seed.parent.get(&directories);
+        let id = ids[position];
+        inodes.push(Inode {
+            id,
+            lookups: seed.lookups,
+            kind: seed.kind,
+            location: match seed.shape.clone() {
+                Shape::Child(name) => Location::Child { parent, name },
+                Shape::Path(components) => Location::Path {
+                    from: parent,
+                    components,
+                },
+                Shape::Handle(mount, kind, bytes) => Location::Handle(FileHandle {
+                    mount: mount.get(&mounts).id,
+                    kind,
+                    bytes: ByteBuf::from(bytes),
+                }),
+                Shape::Lost(errno) => Location::Lost { errno },
+            },
+        });
+        if seed.kind == DIRECTORY {
+            directories.push(id);
+        }
+    }
+    inodes.sort_by_key(|i| i.id);
+
+    let openable: Vec<_> = inodes
+        .iter()
+        .filter(|i| i.kind == DIRECTORY || i.kind == REGULAR)
+        .collect();
+    let mut handle_id = 0;
+    let handles: Vec<_> = handles
+        .iter()
+        .map(|(inode, gap, guest, host)| {
+            let inode = inode.get(&openable);
+            handle_id += gap;
+            Handle {
+                id: handle_id,
+                inode: inode.id,
+                directory: inode.kind == DIRECTORY,
+                guest_flags: guest & GUEST_FLAGS,
+                host_flags: host & HOST_FLAGS,
+            }
+        })
+        .collect();
+    State {
+        session: Some(session),
+        fs: FsState {
+            next_inode: next + room,
+            next_handle: handle_id + room,
+            mounts,
+            inodes,
+            handles,
+        },
+    }
+}

@@ -1,0 +1,398 @@
+use proptest::prelude::*;
+use serde_bytes::ByteBuf;
+
+use super::*;
+use crate::model::FsState;
+use crate::testing::{any_state, large, sample};
+
+/// What `validate` says to the sample after `change`.
+fn refusal(change: impl FnOnce(&mut State)) -> String {
+    let mut state = sample();
+    change(&mut state);
+    validate(&state, &Limits::default())
+        .expect_err("it must be refused")
+        .to_string()
+}
+
+fn session(state: &mut State) -> &mut Session {
+    state.session.as_mut().unwrap()
+}
+
+fn rename(state: &mut State, to: &[u8]) {
+    state.fs.inodes[2].location = Location::Child {
+        parent: 2,
+        name: ByteBuf::from(to),
+    };
+}
+
+#[test]
+fn the_sample_and_states_without_a_guest_are_valid() {
+    let limits = Limits::default();
+    validate(&sample(), &limits).unwrap();
+    validate(&large(5000), &limits).unwrap();
+    let fresh = State {
+        session: None,
+        fs: FsState {
+            next_inode: 2,
+            ..FsState::default()
+        },
+    };
+    validate(&fresh, &limits).unwrap();
+
+    // A share that is a single file, and a device that is all the guest looked at.
+    let mut file = sample();
+    file.fs.inodes.truncate(1);
+    file.fs.handles.clear();
+    file.fs.inodes[0].kind = S_IFREG;
+    validate(&file, &limits).unwrap();
+}
+
+#[test]
+fn names_that_lead_elsewhere_are_refused() {
+    for (name, why) in [
+        (&b""[..], "\"\" is no name: it is empty"),
+        (b".", "\".\" is no name: it is a dot entry"),
+        (b"..", "\"..\" is no name: it is a dot entry"),
+        (b"/", "\"/\" is no name: it contains a slash"),
+        (
+            b"../secret",
+            "\"../secret\" is no name: it contains a slash",
+        ),
+        (b"a\0b", "\"a\\x00b\" is no name: it contains a NUL byte"),
+    ] {
+        assert_eq!(refusal(|s| rename(s, name)), format!("inode 3: {why}"));
+        let path = vec![ByteBuf::from("ok"), ByteBuf::from(name)];
+        assert_eq!(
+            refusal(|s| s.fs.inodes[3].location = Location::Path {
+                from: 1,
+                components: path.clone()
+            }),
+            format!("inode 5: {why}")
+        );
+        assert_eq!(
+            refusal(|s| s.fs.mounts[1].path = path),
+            format!("mount 1: {why}")
+        );
+    }
+    let long = refusal(|s| rename(s, &[b'n'; 256]));
+    assert!(
+        long.ends_with("n\" is no name: it is longer than 255 bytes"),
+        "{long}"
+    );
+
+    for name in [&[b'n'; 255][..], b"...", b"..a", b"\xff\xfe", b"a\nb"] {
+        let mut state = sample();
+        rename(&mut state, name);
+        validate(&state, &Limits::default()).unwrap();
+    }
+}
+
+#[test]
+fn inodes_that_cannot_be_are_refused() {
+    let inode = |n: usize, change: fn(&mut Inode)| refusal(|s| change(&mut s.fs.inodes[n]));
+    for (found, expected) in [
+        (inode(2, |i| i.id = 2), "inode 2: the id is used twice"),
+        (
+            refusal(|s| s.fs.inodes.swap(2, 3)),
+            "inode 3: not in ascending order: it comes after 5",
+        ),
+        (inode(0, |i| i.id = 0), "inode 0: the id is out of range"),
+        (
+            inode(5, |i| i.id = 1 << 63),
+            "inode 9223372036854775808: the id is out of range",
+        ),
+        (
+            inode(1, |i| i.lookups = 0),
+            "inode 2: the guest holds no lookup of it",
+        ),
+        (inode(1, |i| i.kind = 0), "inode 2: 0o0 is no file type"),
+        (
+            inode(1, |i| i.kind = 0o100644),
+            "inode 2: 0o100644 is no file type",
+        ),
+        (
+            inode(1, |i| i.location = Location::Root),
+            "inode 2: inode 1 and no other is the root",
+        ),
+        (
+            inode(0, |i| i.location = Location::Lost { errno: 5 }),
+            "inode 1: inode 1 and no other is the root",
+        ),
+        (
+            inode(0, |i| i.kind = 0o120000),
+            "inode 1: the root is neither a directory nor a regular file",
+        ),
+        (
+            inode(3, |i| {
+                i.location = Location::Path {
+                    from: 1,
+                    components: vec![],
+                }
+            }),
+            "inode 5: an empty path",
+        ),
+        (
+            inode(5, |i| i.location = Location::Lost { errno: 0 }),
+            "inode 8: 0 is no errno",
+        ),
+        (
+            inode(5, |i| i.location = Location::Lost { errno: -5 }),
+            "inode 8: -5 is no errno",
+        ),
+        (
+            inode(5, |i| i.location = Location::Lost { errno: 4096 }),
+            "inode 8: 4096 is no errno",
+        ),
+        (
+            refusal(|s| {
+                s.fs.inodes.remove(0);
+            }),
+            "inode 1: there is no root inode",
+        ),
+    ] {
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn file_handles_that_cannot_be_are_refused() {
+    let with = |mount, length| {
+        refusal(|s| {
+            s.fs.inodes[4].location = Location::Handle(FileHandle {
+                mount,
+                kind: 1,
+                bytes: ByteBuf::from(vec![7; length]),
+            });
+        })
+    };
+    assert_eq!(with(1, 129), "inode 7: a file handle of 129 bytes");
+    assert_eq!(with(1, 0), "inode 7: a file handle of 0 bytes");
+    assert_eq!(
+        with(2, 128),
+        "inode 7: its file handle is on mount 2, which is not in the stream"
+    );
+}
+
+#[test]
+fn mounts_that_cannot_be_are_refused() {
+    assert_eq!(
+        refusal(|s| s.fs.mounts[1].id = 0),
+        "mount 0: the id is used twice"
+    );
+    assert_eq!(
+        refusal(|s| s.fs.mounts.reverse()),
+        "mount 0: not in ascending order: it comes after 1"
+    );
+}
+
+#[test]
+fn parents_that_cannot_be_are_refused() {
+    let child = |of| Location::Child {
+        parent: of,
+        name: ByteBuf::from("n"),
+    };
+    assert_eq!(
+        refusal(|s| s.fs.inodes[2].location = child(4)),
+        "inode 3: its parent, inode 4, is not in the stream"
+    );
+    assert_eq!(
+        refusal(|s| s.fs.inodes[2].location = child(u64::MAX)),
+        "inode 3: its parent, inode 18446744073709551615, is not in the stream"
+    );
+    assert_eq!(
+        refusal(|s| s.fs.inodes[2].location = child(7)),
+        "inode 3: its parent, inode 7, is no directory"
+    );
+    // Itself, and a ring of two behind a tail.
+    assert_eq!(
+        refusal(|s| s.fs.inodes[1].location = child(2)),
+        "inode 2: it is its own ancestor"
+    );
+    let ring = refusal(|s| {
+        s.fs.inodes[5].kind = S_IFDIR;
+        s.fs.inodes[5].location = child(2);
+        s.fs.inodes[1].location = child(8);
+    });
+    assert_eq!(ring, "inode 2: it is its own ancestor");
+}
+
+#[test]
+fn long_chains_of_parents_take_linear_time() {
+    // Each inode's parent is the next one: the worst order for a walk upwards. With
+    // time in the square of the length this would not end within the test's life.
+    let n = 200_000;
+    let chain = |end: Location| {
+        let mut state = large(n);
+        for inode in &mut state.fs.inodes[1..] {
+            inode.kind = S_IFDIR;
+            inode.location = Location::Child {
+                parent: inode.id + 1,
+                name: ByteBuf::from("d"),
+            };
+        }
+        state.fs.handles.clear();
+        state.fs.inodes.last_mut().unwrap().location = end;
+        validate(&state, &Limits::default())
+    };
+    let last = |parent| Location::Child {
+        parent,
+        name: ByteBuf::from("d"),
+    };
+    chain(last(ROOT_ID)).unwrap();
+    assert_eq!(chain(last(2)).unwrap_err().problem, Problem::Cycle);
+    assert_eq!(chain(last(n / 2)).unwrap_err().problem, Problem::Cycle);
+}
+
+#[test]
+fn handles_that_cannot_be_are_refused() {
+    let handle = |n: usize, change: fn(&mut Handle)| refusal(|s| change(&mut s.fs.handles[n]));
+    for (found, expected) in [
+        (handle(1, |h| h.id = 0), "handle 0: the id is used twice"),
+        (
+            handle(0, |h| h.inode = 4),
+            "handle 0: its inode 4 is not in the stream",
+        ),
+        (
+            handle(0, |h| h.directory = true),
+            "handle 0: a directory handle of inode 3, which has file type 0o100000",
+        ),
+        (
+            handle(1, |h| h.directory = false),
+            "handle 4: a file handle of inode 2, which has file type 0o40000",
+        ),
+        (
+            handle(0, |h| h.inode = 8),
+            "handle 0: a file handle of inode 8, which has file type 0o10000",
+        ),
+        (
+            handle(0, |h| h.host_flags |= 0o1000),
+            "handle 0: host_flags 0o101002 has bits that no open file may have: 0o1000",
+        ),
+        (
+            handle(0, |h| h.guest_flags |= 0o100),
+            "handle 0: guest_flags 0o102101 has bits that no open file may have: 0o100",
+        ),
+    ] {
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn flags_that_act_at_open_are_refused_and_others_are_not() {
+    let o_creat_excl_trunc_path_tmpfile = [0o100, 0o200, 0o1000, 0o10000000, 0o20000000];
+    for bit in (0..32).map(|n| 1u32 << n) {
+        let acts = o_creat_excl_trunc_path_tmpfile.contains(&bit);
+        let unknown = bit > 0o4000000 || matches!(bit, 0x4 | 0x8 | 0x10 | 0x20);
+        let internal = matches!(bit, 0x20 | 0x400_0000);
+        let mut host = sample();
+        host.fs.handles[0].host_flags = bit;
+        assert_eq!(
+            validate(&host, &Limits::default()).is_err(),
+            acts || unknown,
+            "host {bit:#o}"
+        );
+        let mut guest = sample();
+        guest.fs.handles[0].guest_flags = bit;
+        assert_eq!(
+            validate(&guest, &Limits::default()).is_err(),
+            (acts || unknown) && !internal,
+            "guest {bit:#o}"
+        );
+    }
+}
+
+#[test]
+fn counters_that_would_collide_are_refused() {
+    let above = |name, value: u64, above| {
+        format!("counters: {name} is {value}, but must be above {above} and below 2^63")
+    };
+    assert_eq!(refusal(|s| s.fs.next_inode = 8), above("next_inode", 8, 8));
+    assert_eq!(refusal(|s| s.fs.next_inode = 1), above("next_inode", 1, 1));
+    assert_eq!(
+        refusal(|s| s.fs.next_handle = 4),
+        above("next_handle", 4, 4)
+    );
+    assert_eq!(
+        refusal(|s| s.fs.next_handle = 1 << 63),
+        above("next_handle", 1 << 63, 0)
+    );
+    assert_eq!(
+        refusal(|s| s.fs.next_inode = u64::MAX),
+        above("next_inode", u64::MAX, 1)
+    );
+}
+
+#[test]
+fn sessions_that_cannot_be_are_refused() {
+    for (found, expected) in [
+        (
+            refusal(|s| session(s).minor = 26),
+            "session: minor is 26, not 27 to 9999",
+        ),
+        (
+            refusal(|s| session(s).guest_minor = 0),
+            "session: guest_minor is 0, not 27 to 9999",
+        ),
+        (
+            refusal(|s| session(s).max_write = 4095),
+            "session: max_write is 4095, not 4 KiB to 16 MiB",
+        ),
+        (
+            refusal(|s| session(s).max_write = u32::MAX),
+            "session: max_write is 4294967295, not 4 KiB to 16 MiB",
+        ),
+        (
+            refusal(|s| session(s).time_gran = 1_000_000_001),
+            "session: time_gran is 1000000001, not at most 1 second",
+        ),
+        (
+            refusal(|s| session(s).offered_flags &= !1),
+            "session: INIT flags 0x1 are in use but were not offered",
+        ),
+        (
+            refusal(|s| s.session = None),
+            "inode 2: it belongs to a guest, but there is no session",
+        ),
+    ] {
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn counts_are_limited() {
+    let limits = Limits {
+        mounts: 1,
+        inodes: 6,
+        handles: 2,
+        ..Limits::default()
+    };
+    assert_eq!(
+        validate(&sample(), &limits).unwrap_err().to_string(),
+        "mount 1: more than 1 records"
+    );
+    let limits = Limits {
+        mounts: 2,
+        inodes: 5,
+        ..limits
+    };
+    assert_eq!(
+        validate(&sample(), &limits).unwrap_err().to_string(),
+        "inode 8: more than 5 records"
+    );
+    let limits = Limits {
+        inodes: 6,
+        handles: 1,
+        ..limits
+    };
+    assert_eq!(
+        validate(&sample(), &limits).unwrap_err().to_string(),
+        "handle 4: more than 1 records"
+    );
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_states_of_the_generator_are_valid(state in any_state()) {
+        prop_assert_eq!(validate(&state, &Limits::default()), Ok(()));
+    }
+}
