@@ -10,20 +10,26 @@
 //! Nothing is ever found by a path: each step is one component, opened in a
 //! directory that is held, without following links.
 
+mod attr;
 pub mod config;
+mod create;
+mod creds;
+mod data;
 mod dir;
 pub mod handle;
 pub mod handle_bytes;
 pub mod inode;
+mod lookup;
 pub mod names;
+mod ops;
 mod sys;
+mod xattr;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use fuse_backend_rs::abi::fuse_abi::FsOptions;
-
+use crate::abi;
 use crate::errno::{Errno, FsResult};
 use crate::types::NodeId;
 use config::{Config, InodeFileHandles};
@@ -182,8 +188,8 @@ impl Passthrough {
         self.session.load(Ordering::Relaxed)
     }
 
-    fn negotiated(&self, flag: FsOptions) -> bool {
-        self.session_flags() & flag.bits() != 0
+    fn negotiated(&self, flag: u64) -> bool {
+        self.session_flags() & flag != 0
     }
 
     /// The inode that the guest calls `node`.
@@ -217,7 +223,7 @@ impl Passthrough {
         }
         let mut flags = guest_flags as i32 & allowed;
         // The guest's page cache reads what it writes only a part of.
-        if session_flags & FsOptions::WRITEBACK_CACHE.bits() != 0
+        if session_flags & abi::FUSE_WRITEBACK_CACHE != 0
             && flags & libc::O_ACCMODE == libc::O_WRONLY
         {
             flags = (flags & !libc::O_ACCMODE) | libc::O_RDWR;

@@ -1,8 +1,9 @@
 //! Thin wrappers of the system calls that rustix does not have, or not in the
 //! form needed. Each reads `errno` directly after its call.
 
+use std::cell::Cell;
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{AtFlags, Statx, StatxFlags};
 
@@ -85,4 +86,139 @@ pub(super) fn mnt_id_of(stx: &Statx) -> u32 {
 /// The device that the object lies on.
 pub(super) fn dev_of(stx: &Statx) -> u64 {
     libc::makedev(stx.stx_dev_major, stx.stx_dev_minor)
+}
+
+fn check(rc: libc::c_int) -> FsResult<()> {
+    if rc < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(())
+    }
+}
+
+/// `fchmodat` on the object that `fd` (of any kind) is.
+pub(super) fn chmod(proc_self_fd: BorrowedFd<'_>, fd: BorrowedFd<'_>, mode: u32) -> FsResult<()> {
+    let name = FdName::new(fd.as_raw_fd());
+    // SAFETY: the name ends with NUL and outlives the call.
+    check(unsafe { libc::fchmodat(proc_self_fd.as_raw_fd(), name.as_c_str().as_ptr(), mode, 0) })
+}
+
+/// `fchownat` on the object that `fd` (of any kind) is; `u32::MAX` leaves an id.
+pub(super) fn chown(fd: BorrowedFd<'_>, uid: u32, gid: u32) -> FsResult<()> {
+    // SAFETY: the path is a constant that ends with NUL.
+    check(unsafe { libc::fchownat(fd.as_raw_fd(), c"".as_ptr(), uid, gid, libc::AT_EMPTY_PATH) })
+}
+
+/// `utimensat` on the object that `fd` (of any kind) is: access time, then
+/// modification time.
+pub(super) fn utimens(
+    proc_self_fd: BorrowedFd<'_>,
+    fd: BorrowedFd<'_>,
+    times: &[libc::timespec; 2],
+) -> FsResult<()> {
+    let name = FdName::new(fd.as_raw_fd());
+    // SAFETY: the name ends with NUL, `times` are two timespecs; both outlive the
+    // call.
+    check(unsafe {
+        libc::utimensat(
+            proc_self_fd.as_raw_fd(),
+            name.as_c_str().as_ptr(),
+            times.as_ptr(),
+            0,
+        )
+    })
+}
+
+/// `mknodat`.
+pub(super) fn mknodat(dir: BorrowedFd<'_>, name: &CStr, mode: u32, dev: u64) -> FsResult<()> {
+    // SAFETY: the name ends with NUL and outlives the call.
+    check(unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, dev) })
+}
+
+/// `mkdirat`.
+pub(super) fn mkdirat(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> FsResult<()> {
+    // SAFETY: the name ends with NUL and outlives the call.
+    check(unsafe { libc::mkdirat(dir.as_raw_fd(), name.as_ptr(), mode) })
+}
+
+/// Links the object that `fd` (of any kind) is to `name` in `dir`.
+pub(super) fn link(
+    proc_self_fd: BorrowedFd<'_>,
+    fd: BorrowedFd<'_>,
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+) -> FsResult<()> {
+    let from = FdName::new(fd.as_raw_fd());
+    // SAFETY: both names end with NUL and outlive the call.
+    check(unsafe {
+        libc::linkat(
+            proc_self_fd.as_raw_fd(),
+            from.as_c_str().as_ptr(),
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            libc::AT_SYMLINK_FOLLOW,
+        )
+    })
+}
+
+/// `getdents64`: fills `buf` with whole entries; 0 at the directory's end.
+pub(super) fn getdents(dir: BorrowedFd<'_>, buf: &mut [u8]) -> FsResult<usize> {
+    // SAFETY: the kernel writes at most `buf.len()` bytes into `buf`.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_getdents64,
+            dir.as_raw_fd(),
+            buf.as_mut_ptr(),
+            buf.len(),
+        )
+    };
+    if rc < 0 {
+        return Err(Errno::last());
+    }
+    Ok(rc as usize)
+}
+
+/// `lseek`; answers the position reached.
+pub(super) fn lseek(fd: BorrowedFd<'_>, offset: i64, whence: i32) -> FsResult<u64> {
+    // SAFETY: the call takes no pointer.
+    let rc = unsafe { libc::lseek64(fd.as_raw_fd(), offset, whence) };
+    if rc < 0 {
+        return Err(Errno::last());
+    }
+    Ok(rc as u64)
+}
+
+/// Closes `fd` and says what that gave: a network file system may only now find
+/// that it cannot write.
+pub(super) fn close(fd: OwnedFd) -> FsResult<()> {
+    let fd = fd.into_raw_fd();
+    // SAFETY: the descriptor was owned, and is given up here.
+    check(unsafe { libc::close(fd) })
+}
+
+thread_local! {
+    // Whether this thread has its own file mode mask and working directory.
+    static OWN_FS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Parts this thread's working directory and file mode mask from the process':
+/// the mask becomes 0 (the guest has applied its caller's already), and the
+/// directory `/proc/self/fd`, so that calls that take only a path reach any
+/// descriptor by its number. Once for each thread.
+///
+/// # Errors
+/// What `unshare` or `fchdir` gives; nothing has changed for the process then.
+pub(super) fn own_fs(proc_self_fd: BorrowedFd<'_>) -> FsResult<()> {
+    if OWN_FS.get() {
+        return Ok(());
+    }
+    // SAFETY: neither call takes a pointer; they change this thread's own
+    // working directory and mask alone once `unshare` has parted them.
+    unsafe {
+        check(libc::unshare(libc::CLONE_FS))?;
+        check(libc::fchdir(proc_self_fd.as_raw_fd()))?;
+        libc::umask(0);
+    }
+    OWN_FS.set(true);
+    Ok(())
 }

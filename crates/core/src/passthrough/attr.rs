@@ -1,0 +1,228 @@
+//! Attributes: GETATTR, SETATTR, ACCESS, STATFS.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::Statx;
+
+use super::inode::Inode;
+use super::{creds, sys, Passthrough};
+use crate::errno::{Errno, FsResult};
+use crate::fs::{Attr, AttrReply, Context, Kstatfs, SetAttr, SetTime};
+use crate::types::{HandleId, NodeId};
+
+/// The guest's form of a device number: the kernel's `new_encode_dev`.
+fn encode_dev(major: u32, minor: u32) -> u32 {
+    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+}
+
+/// What [`encode_dev`] has made, for `mknod`: the kernel's `new_decode_dev`.
+pub(super) fn decode_dev(dev: u32) -> u64 {
+    let major = (dev & 0x000f_ff00) >> 8;
+    let minor = (dev & 0xff) | ((dev >> 12) & 0x000f_ff00);
+    libc::makedev(major, minor)
+}
+
+/// `statx` as FUSE has it; `flags` are `FUSE_ATTR_*`.
+pub(super) fn attr_of(stx: &Statx, flags: u32) -> Attr {
+    Attr {
+        ino: stx.stx_ino,
+        size: stx.stx_size,
+        blocks: stx.stx_blocks,
+        // Seconds are signed; the guest reads them as such.
+        atime: stx.stx_atime.tv_sec as u64,
+        mtime: stx.stx_mtime.tv_sec as u64,
+        ctime: stx.stx_ctime.tv_sec as u64,
+        atimensec: stx.stx_atime.tv_nsec,
+        mtimensec: stx.stx_mtime.tv_nsec,
+        ctimensec: stx.stx_ctime.tv_nsec,
+        mode: u32::from(stx.stx_mode),
+        nlink: stx.stx_nlink,
+        uid: stx.stx_uid,
+        gid: stx.stx_gid,
+        rdev: encode_dev(stx.stx_rdev_major, stx.stx_rdev_minor),
+        blksize: stx.stx_blksize,
+        flags,
+    }
+}
+
+fn timespec(time: Option<SetTime>) -> FsResult<libc::timespec> {
+    let (sec, nsec) = match time {
+        None => (0, libc::UTIME_OMIT),
+        Some(SetTime::Now) => (0, libc::UTIME_NOW),
+        // The two special values are nobody's to send.
+        Some(SetTime::At(_, nsec)) if nsec >= 1_000_000_000 => return Err(Errno::EINVAL),
+        Some(SetTime::At(sec, nsec)) => (sec, i64::from(nsec)),
+    };
+    // Not a literal of the whole struct: some targets pad it.
+    // SAFETY: zeros are a valid `timespec`.
+    let mut time: libc::timespec = unsafe { std::mem::zeroed() };
+    time.tv_sec = sec as libc::time_t;
+    time.tv_nsec = nsec as libc::c_long;
+    Ok(time)
+}
+
+impl Passthrough {
+    /// Runs `f` with a descriptor of what is meant: the open file where the guest
+    /// names one, otherwise the inode's (`O_PATH`).
+    fn with_object<T>(
+        &self,
+        node: NodeId,
+        handle: Option<HandleId>,
+        f: impl FnOnce(BorrowedFd<'_>) -> FsResult<T>,
+    ) -> FsResult<T> {
+        match handle {
+            Some(handle) => f(self.handles.find_any(handle, node)?.fd()?),
+            None => f(self.inode(node)?.fd()?.as_fd()),
+        }
+    }
+
+    fn attr_reply(&self, fd: BorrowedFd<'_>) -> FsResult<AttrReply> {
+        Ok(AttrReply {
+            attr: attr_of(&sys::statx(fd)?, 0),
+            timeout: self.config.cache.timeout(),
+        })
+    }
+
+    pub(super) fn do_getattr(&self, node: NodeId, handle: Option<HandleId>) -> FsResult<AttrReply> {
+        self.with_object(node, handle, |fd| self.attr_reply(fd))
+    }
+
+    pub(super) fn do_setattr(
+        &self,
+        node: NodeId,
+        handle: Option<HandleId>,
+        set: &SetAttr,
+    ) -> FsResult<AttrReply> {
+        let times = [timespec(set.atime)?, timespec(set.mtime)?];
+        let inode = self.inode(node)?;
+        self.with_object(node, handle, |fd| {
+            // The owner before the mode: a change of owner clears bits that the
+            // mode may set. The size before the times, which it changes.
+            if set.uid.is_some() || set.gid.is_some() {
+                let (uid, gid) = (set.uid.unwrap_or(u32::MAX), set.gid.unwrap_or(u32::MAX));
+                sys::chown(fd, uid, gid)?;
+            }
+            if let Some(mode) = set.mode {
+                sys::chmod(self.proc_self_fd(), fd, mode & 0o7777)?;
+            }
+            if let Some(size) = set.size {
+                self.truncate(&inode, handle.map(|_| fd), size, set.kill_suidgid)?;
+            }
+            if set.atime.is_some() || set.mtime.is_some() {
+                sys::utimens(self.proc_self_fd(), fd, &times)?;
+            }
+            self.attr_reply(fd)
+        })
+    }
+
+    fn truncate(
+        &self,
+        inode: &Inode,
+        open: Option<BorrowedFd<'_>>,
+        size: u64,
+        kill_suidgid: bool,
+    ) -> FsResult<()> {
+        if size > i64::MAX as u64 {
+            return Err(Errno::EFBIG);
+        }
+        // Opened before the capabilities change.
+        let opened = match open {
+            Some(_) => None,
+            None => {
+                if inode.is_dir() {
+                    return Err(Errno::EISDIR);
+                }
+                Some(inode.open(self.proc_self_fd(), libc::O_WRONLY | libc::O_NONBLOCK)?)
+            }
+        };
+        let _without = kill_suidgid.then(creds::without_fsetid).transpose()?;
+        match (&opened, open) {
+            (Some(fd), _) => rustix::fs::ftruncate(fd, size)?,
+            (None, Some(fd)) => rustix::fs::ftruncate(fd, size)?,
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn do_access(&self, ctx: &Context<'_>, node: NodeId, mask: u32) -> FsResult<()> {
+        let mask = mask & (libc::R_OK | libc::W_OK | libc::X_OK) as u32;
+        let inode = self.inode(node)?;
+        let stx = sys::statx(inode.fd()?.as_fd())?;
+        let mode = u32::from(stx.stx_mode);
+        if ctx.uid == 0 {
+            // Root may do all but run what nobody may.
+            let runs = inode.is_dir() || mode & 0o111 != 0;
+            let asks = mask & libc::X_OK as u32 != 0;
+            return if asks && !runs {
+                Err(Errno::EACCES)
+            } else {
+                Ok(())
+            };
+        }
+        let in_group = ctx.gid == stx.stx_gid
+            || ctx
+                .supplementary_groups
+                .is_some_and(|g| g.contains(&stx.stx_gid));
+        let granted = if ctx.uid == stx.stx_uid {
+            mode >> 6
+        } else if in_group {
+            mode >> 3
+        } else {
+            mode
+        };
+        if mask & !granted & 7 == 0 {
+            Ok(())
+        } else {
+            Err(Errno::EACCES)
+        }
+    }
+
+    pub(super) fn do_statfs(&self, node: NodeId) -> FsResult<Kstatfs> {
+        let inode = self.inode(node)?;
+        let st = rustix::fs::fstatvfs(inode.fd()?)?;
+        Ok(Kstatfs {
+            blocks: st.f_blocks,
+            bfree: st.f_bfree,
+            bavail: st.f_bavail,
+            files: st.f_files,
+            ffree: st.f_ffree,
+            bsize: st.f_bsize as u32,
+            namelen: st.f_namemax as u32,
+            frsize: st.f_frsize as u32,
+            ..Kstatfs::default()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_go_there_and_back() {
+        for (major, minor) in [
+            (0, 0),
+            (1, 3),
+            (8, 255),
+            (8, 256),
+            (259, 0xfffff),
+            (0xfff, 7),
+        ] {
+            let dev = decode_dev(encode_dev(major, minor));
+            assert_eq!((libc::major(dev), libc::minor(dev)), (major, minor));
+        }
+    }
+
+    #[test]
+    fn times_before_1970_and_the_special_ones() {
+        let time = timespec(Some(SetTime::At(-5, 999_999_999))).unwrap();
+        assert_eq!((time.tv_sec, time.tv_nsec), (-5, 999_999_999));
+        assert_eq!(timespec(None).unwrap().tv_nsec, libc::UTIME_OMIT);
+        assert_eq!(
+            timespec(Some(SetTime::Now)).unwrap().tv_nsec,
+            libc::UTIME_NOW
+        );
+        let special = Some(SetTime::At(0, libc::UTIME_OMIT as u32));
+        assert_eq!(timespec(special).unwrap_err(), Errno::EINVAL);
+    }
+}

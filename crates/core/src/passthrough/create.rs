@@ -1,0 +1,288 @@
+//! Making, linking, removing and renaming names.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, RenameFlags};
+
+use super::attr::decode_dev;
+use super::creds::{self, Acting};
+use super::handle::HandleKind;
+use super::inode::Inode;
+use super::lookup::{open_path, Object};
+use super::{sys, Passthrough};
+use crate::abi;
+use crate::errno::{Errno, FsResult};
+use crate::fs::{Context, Entry, Opened};
+use crate::types::{Name, NodeId};
+
+/// How often CREATE starts over when others remove and make its name meanwhile.
+const CREATE_TRIES: usize = 8;
+
+impl Passthrough {
+    /// Makes this thread the caller, for a call that makes something.
+    fn acting(&self, ctx: &Context<'_>) -> FsResult<Acting> {
+        // Where the guest does not tell groups, it alone has checked them.
+        let override_dac = !self.negotiated(abi::FUSE_CREATE_SUPP_GROUP);
+        creds::act_as(ctx.uid, ctx.gid, ctx.supplementary_groups, override_dac)
+    }
+
+    /// The mode to make something with.
+    fn new_mode(&self, mode: u32, umask: u32) -> u32 {
+        // A mask of this process must not be applied on top of the guest's. If a
+        // sandbox forbids that, it is up to the mask that the process has.
+        if let Err(e) = sys::own_fs(self.proc_self_fd()) {
+            log::debug!("cannot part this thread's file mode mask from the process': {e}");
+        }
+        if self.negotiated(abi::FUSE_DONT_MASK) {
+            mode & !(umask & 0o777)
+        } else {
+            mode
+        }
+    }
+
+    /// Makes `name` in `parent` by `make`, as the caller, and looks it up.
+    fn make(
+        &self,
+        ctx: &Context<'_>,
+        parent: NodeId,
+        name: &Name,
+        make: impl FnOnce(BorrowedFd<'_>) -> FsResult<()>,
+    ) -> FsResult<Entry> {
+        let parent = self.inode(parent)?;
+        let dir = parent.fd()?;
+        let _hold = self.names.hold_change(parent.id(), name.as_bytes());
+        {
+            let _acting = self.acting(ctx)?;
+            make(dir.as_fd())?;
+        }
+        self.lookup_in(&parent, dir.as_fd(), name)
+    }
+
+    pub(super) fn do_mkdir(
+        &self,
+        ctx: &Context<'_>,
+        parent: NodeId,
+        name: &Name,
+        mode: u32,
+        umask: u32,
+    ) -> FsResult<Entry> {
+        let mode = self.new_mode(mode & 0o7777, umask);
+        self.make(ctx, parent, name, |dir| {
+            sys::mkdirat(dir, name.as_c_str(), mode)
+        })
+    }
+
+    pub(super) fn do_mknod(
+        &self,
+        ctx: &Context<'_>,
+        parent: NodeId,
+        name: &Name,
+        mode: u32,
+        rdev: u32,
+        umask: u32,
+    ) -> FsResult<Entry> {
+        let mode = self.new_mode(mode & (libc::S_IFMT | 0o7777), umask);
+        self.make(ctx, parent, name, |dir| {
+            sys::mknodat(dir, name.as_c_str(), mode, decode_dev(rdev))
+        })
+    }
+
+    pub(super) fn do_symlink(
+        &self,
+        ctx: &Context<'_>,
+        target: &CStr,
+        parent: NodeId,
+        name: &Name,
+    ) -> FsResult<Entry> {
+        self.make(ctx, parent, name, |dir| {
+            Ok(rustix::fs::symlinkat(target, dir, name.as_c_str())?)
+        })
+    }
+
+    pub(super) fn do_link(
+        &self,
+        node: NodeId,
+        new_parent: NodeId,
+        new_name: &Name,
+    ) -> FsResult<Entry> {
+        let inode = self.inode(node)?;
+        let parent = self.inode(new_parent)?;
+        let fd = inode.fd()?;
+        let dir = parent.fd()?;
+        let _hold = self.names.hold_change(parent.id(), new_name.as_bytes());
+        sys::link(
+            self.proc_self_fd(),
+            fd.as_fd(),
+            dir.as_fd(),
+            new_name.as_c_str(),
+        )?;
+        let stx = sys::statx(fd.as_fd())?;
+        if !self.inodes.acquire_again(&inode) {
+            // Forgotten while it was being linked: no guest in its right mind.
+            return Err(Errno::ESTALE);
+        }
+        self.remember(&parent, new_name, &inode, &stx);
+        Ok(self.entry(Some(&parent), &inode, &stx))
+    }
+
+    pub(super) fn do_unlink(&self, parent: NodeId, name: &Name, flags: AtFlags) -> FsResult<()> {
+        let parent = self.inode(parent)?;
+        let dir = parent.fd()?;
+        let _hold = self.names.hold_change(parent.id(), name.as_bytes());
+        rustix::fs::unlinkat(dir, name.as_c_str(), flags)?;
+        self.names
+            .remove(&self.inodes, parent.id(), name.as_bytes());
+        Ok(())
+    }
+
+    pub(super) fn do_rename(
+        &self,
+        (parent, name): (NodeId, &Name),
+        (new_parent, new_name): (NodeId, &Name),
+        flags: u32,
+    ) -> FsResult<()> {
+        let from = self.inode(parent)?;
+        let to = self.inode(new_parent)?;
+        let (from_dir, to_dir) = (from.fd()?, to.fd()?);
+        let _hold = self
+            .names
+            .hold_changes((from.id(), name.as_bytes()), (to.id(), new_name.as_bytes()));
+        if flags == 0 {
+            // Also where the host file system does not know renameat2's flags.
+            rustix::fs::renameat(&from_dir, name.as_c_str(), &to_dir, new_name.as_c_str())?;
+        } else {
+            let flags = RenameFlags::from_bits_retain(flags);
+            rustix::fs::renameat_with(
+                &from_dir,
+                name.as_c_str(),
+                &to_dir,
+                new_name.as_c_str(),
+                flags,
+            )?;
+        }
+        if flags & libc::RENAME_EXCHANGE != 0 {
+            self.names.exchange(
+                &self.inodes,
+                (&from, name.as_bytes()),
+                (&to, new_name.as_bytes()),
+            );
+        } else {
+            self.names.rename(
+                &self.inodes,
+                (from.id(), name.as_bytes()),
+                &to,
+                new_name.as_bytes(),
+            );
+        }
+        Ok(())
+    }
+
+    /// CREATE. The inode and the handle are of the same object, whatever others
+    /// do with the name meanwhile.
+    #[allow(clippy::too_many_arguments)] // those of the request
+    pub(super) fn do_create(
+        &self,
+        ctx: &Context<'_>,
+        parent: NodeId,
+        name: &Name,
+        mode: u32,
+        umask: u32,
+        flags: u32,
+        kill_suidgid: bool,
+    ) -> FsResult<(Entry, Opened)> {
+        let mode = self.new_mode(mode & 0o7777, umask);
+        let host_flags = self.effective_flags(flags, self.session_flags());
+        let parent = self.inode(parent)?;
+        let dir = parent.fd()?;
+        let _hold = self.names.hold_change(parent.id(), name.as_bytes());
+        for _ in 0..CREATE_TRIES {
+            // Always exclusively: so it is known whether it is new, and nothing
+            // but a new regular file is ever opened by this call.
+            let once = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+            let made = {
+                let _acting = self.acting(ctx)?;
+                sys::openat(dir.as_fd(), name.as_c_str(), host_flags as i32 | once, mode)
+            };
+            match made {
+                Ok(file) => {
+                    let (inode, stx) = self.adopt(Object::Open(file.as_fd()))?;
+                    self.remember(&parent, name, &inode, &stx);
+                    let entry = self.entry(Some(&parent), &inode, &stx);
+                    let opened =
+                        self.add_handle(inode.id(), HandleKind::File, file, flags, host_flags);
+                    return Ok((entry, opened));
+                }
+                Err(Errno::EEXIST) if flags & libc::O_EXCL as u32 == 0 => {}
+                Err(e) => return Err(e),
+            }
+            let there = match open_path(dir.as_fd(), name) {
+                Ok(there) => there,
+                Err(Errno::ENOENT) => continue,
+                Err(e) => return Err(e),
+            };
+            let (inode, _) = self.adopt(Object::Path(there))?;
+            let answer = self.open_existing(&parent, name, &inode, flags, kill_suidgid);
+            if answer.is_err() {
+                // The guest is told of no inode, so it will give none back.
+                self.names.release(&self.inodes, inode, 1);
+            }
+            return answer;
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    fn open_existing(
+        &self,
+        parent: &Arc<Inode>,
+        name: &Name,
+        inode: &Arc<Inode>,
+        flags: u32,
+        kill_suidgid: bool,
+    ) -> FsResult<(Entry, Opened)> {
+        let host_flags = self.effective_flags(flags, self.session_flags());
+        let file = self.open_file(inode, host_flags, kill_suidgid)?;
+        // After a truncation.
+        let stx = sys::statx(file.as_fd())?;
+        self.remember(parent, name, inode, &stx);
+        let entry = self.entry(Some(parent), inode, &stx);
+        let opened = self.add_handle(inode.id(), HandleKind::File, file, flags, host_flags);
+        Ok((entry, opened))
+    }
+
+    pub(super) fn do_tmpfile(
+        &self,
+        ctx: &Context<'_>,
+        parent: NodeId,
+        mode: u32,
+        umask: u32,
+        flags: u32,
+    ) -> FsResult<(Entry, Opened)> {
+        let mode = self.new_mode(mode & 0o7777, umask);
+        let host_flags = self.effective_flags(flags, self.session_flags());
+        let parent = self.inode(parent)?;
+        let dir = parent.fd()?;
+        // With O_EXCL it can never be linked to a name.
+        let once = libc::O_TMPFILE | (flags as i32 & libc::O_EXCL);
+        let file = {
+            let _acting = self.acting(ctx)?;
+            let flags = (host_flags as i32 & !libc::O_TRUNC) | once;
+            sys::openat(dir.as_fd(), c".", flags, mode)?
+        };
+        let (inode, stx) = self.adopt(Object::Open(file.as_fd()))?;
+        self.names.note(inode.id());
+        let entry = self.entry(Some(&parent), &inode, &stx);
+        let opened = self.add_handle(inode.id(), HandleKind::File, file, flags, host_flags);
+        Ok((entry, opened))
+    }
+
+    pub(super) fn do_readlink(&self, node: NodeId) -> FsResult<Vec<u8>> {
+        let inode: Arc<Inode> = self.inode(node)?;
+        if inode.kind() != libc::S_IFLNK {
+            return Err(Errno::EINVAL);
+        }
+        let target = rustix::fs::readlinkat(inode.fd()?, c"", Vec::with_capacity(256))?;
+        Ok(target.into_bytes())
+    }
+}

@@ -1,0 +1,393 @@
+//! [`FileSystem`] for [`Passthrough`]: the session, and each operation handed to
+//! where it is done.
+
+use std::ffi::CStr;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::AtFlags;
+
+use super::handle::HandleKind;
+use super::Passthrough;
+use crate::abi;
+use crate::errno::FsResult;
+use crate::fs::{
+    AttrReply, Context, DirSink, Entry, FileSystem, InitOffer, InitWish, Kstatfs, Opened, ReadArgs,
+    SetAttr, WriteArgs, XattrReply,
+};
+use crate::io::{ReplyWriter, RequestReader};
+use crate::types::{HandleId, Name, NodeId};
+
+/// What is wished of every session.
+const ALWAYS: u64 = abi::FUSE_ASYNC_READ
+    | abi::FUSE_ATOMIC_O_TRUNC
+    | abi::FUSE_BIG_WRITES
+    | abi::FUSE_AUTO_INVAL_DATA
+    | abi::FUSE_ASYNC_DIO
+    | abi::FUSE_PARALLEL_DIROPS
+    | abi::FUSE_CREATE_SUPP_GROUP;
+
+/// What no session can have here, with what it is about.
+const NEVER: [(u64, &str); 12] = [
+    (abi::FUSE_POSIX_LOCKS, "record locks on the host"),
+    (abi::FUSE_FLOCK_LOCKS, "flock on the host"),
+    (abi::FUSE_EXPORT_SUPPORT, "NFS export by the guest"),
+    (abi::FUSE_NO_OPEN_SUPPORT, "files without OPEN"),
+    (abi::FUSE_NO_OPENDIR_SUPPORT, "directories without OPENDIR"),
+    (abi::FUSE_HANDLE_KILLPRIV, "the first form of killpriv"),
+    (abi::FUSE_POSIX_ACL, "POSIX ACLs"),
+    (abi::FUSE_SECURITY_CTX, "security labels"),
+    (abi::FUSE_MAP_ALIGNMENT, "DAX"),
+    (abi::FUSE_HAS_INODE_DAX, "DAX"),
+    (abi::FUSE_PASSTHROUGH, "passthrough by the guest's kernel"),
+    (abi::FUSE_OVER_IO_URING, "requests over io_uring"),
+];
+
+impl FileSystem for Passthrough {
+    fn init(&self, offer: &InitOffer) -> FsResult<InitWish> {
+        let config = &self.config;
+        let mut flags = ALWAYS;
+        if config.readdirplus {
+            flags |= abi::FUSE_DO_READDIRPLUS | abi::FUSE_READDIRPLUS_AUTO;
+        }
+        let optional = [
+            (config.writeback, abi::FUSE_WRITEBACK_CACHE, "--writeback"),
+            (
+                config.announce_submounts,
+                abi::FUSE_SUBMOUNTS,
+                "--announce-submounts",
+            ),
+            (
+                config.killpriv_v2,
+                abi::FUSE_HANDLE_KILLPRIV_V2,
+                "--killpriv-v2",
+            ),
+            (
+                config.allow_mmap,
+                abi::FUSE_DIRECT_IO_ALLOW_MMAP,
+                "--allow-mmap",
+            ),
+        ];
+        for (wished, flag, option) in optional {
+            if !wished {
+                continue;
+            }
+            flags |= flag;
+            if offer.flags & flag == 0 {
+                log::warn!(
+                    "the guest's kernel does not know {}: {option} has no effect",
+                    abi::init_flag_names(flag)
+                );
+            }
+        }
+        Ok(InitWish { flags })
+    }
+
+    fn check_session(&self, flags: u64) -> Result<(), String> {
+        if flags & abi::FUSE_WRITEBACK_CACHE != 0 && !self.config.writeback {
+            return Err(
+                "the guest uses the writeback cache (FUSE_WRITEBACK_CACHE), and this daemon does \
+                 not; start it with --writeback"
+                    .to_owned(),
+            );
+        }
+        if flags & abi::FUSE_HANDLE_KILLPRIV_V2 != 0 && !self.config.killpriv_v2 {
+            return Err("the guest leaves clearing set-user-id bits to the daemon \
+                 (FUSE_HANDLE_KILLPRIV_V2); start this one with --killpriv-v2"
+                .to_owned());
+        }
+        for (flag, what) in NEVER {
+            if flags & flag != 0 {
+                return Err(format!(
+                    "the guest uses {what} ({}), which this daemon does not serve; migrate to one \
+                     that does, or mount without it",
+                    abi::init_flag_names(flag)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn adopt_session(&self, flags: u64) {
+        self.session.store(flags, Ordering::Relaxed);
+    }
+
+    fn destroy(&self) {
+        self.handles.clear();
+        self.inodes.clear();
+        self.names.clear();
+        self.session.store(0, Ordering::Relaxed);
+    }
+
+    fn lookup(&self, _: &Context<'_>, parent: NodeId, name: &Name) -> FsResult<Entry> {
+        self.do_lookup(parent, name)
+    }
+
+    fn forget(&self, node: NodeId, count: u64) {
+        self.names.forget(&self.inodes, node, count);
+    }
+
+    fn getattr(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        handle: Option<HandleId>,
+    ) -> FsResult<AttrReply> {
+        self.do_getattr(node, handle)
+    }
+
+    fn setattr(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        handle: Option<HandleId>,
+        set: &SetAttr,
+    ) -> FsResult<AttrReply> {
+        self.do_setattr(node, handle, set)
+    }
+
+    fn readlink(&self, _: &Context<'_>, node: NodeId) -> FsResult<Vec<u8>> {
+        self.do_readlink(node)
+    }
+
+    fn symlink(
+        &self,
+        ctx: &Context<'_>,
+        target: &CStr,
+        parent: NodeId,
+        name: &Name,
+    ) -> FsResult<Entry> {
+        self.do_symlink(ctx, target, parent, name)
+    }
+
+    fn mknod(
+        &self,
+        ctx: &Context<'_>,
+        parent: NodeId,
+        name: &Name,
+        mode: u32,
+        rdev: u32,
+        umask: u32,
+    ) -> FsResult<Entry> {
+        self.do_mknod(ctx, parent, name, mode, rdev, umask)
+    }
+
+    fn mkdir(
+        &self,
+        ctx: &Context<'_>,
+        parent: NodeId,
+        name: &Name,
+        mode: u32,
+        umask: u32,
+    ) -> FsResult<Entry> {
+        self.do_mkdir(ctx, parent, name, mode, umask)
+    }
+
+    fn unlink(&self, _: &Context<'_>, parent: NodeId, name: &Name) -> FsResult<()> {
+        self.do_unlink(parent, name, AtFlags::empty())
+    }
+
+    fn rmdir(&self, _: &Context<'_>, parent: NodeId, name: &Name) -> FsResult<()> {
+        self.do_unlink(parent, name, AtFlags::REMOVEDIR)
+    }
+
+    fn rename(
+        &self,
+        _: &Context<'_>,
+        parent: NodeId,
+        name: &Name,
+        new_parent: NodeId,
+        new_name: &Name,
+        flags: u32,
+    ) -> FsResult<()> {
+        self.do_rename((parent, name), (new_parent, new_name), flags)
+    }
+
+    fn link(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        new_parent: NodeId,
+        new_name: &Name,
+    ) -> FsResult<Entry> {
+        self.do_link(node, new_parent, new_name)
+    }
+
+    fn open(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        flags: u32,
+        kill_suidgid: bool,
+    ) -> FsResult<Opened> {
+        self.do_open(node, flags, kill_suidgid)
+    }
+
+    fn create(
+        &self,
+        ctx: &Context<'_>,
+        parent: NodeId,
+        name: &Name,
+        mode: u32,
+        umask: u32,
+        flags: u32,
+        kill_suidgid: bool,
+    ) -> FsResult<(Entry, Opened)> {
+        self.do_create(ctx, parent, name, mode, umask, flags, kill_suidgid)
+    }
+
+    fn tmpfile(
+        &self,
+        ctx: &Context<'_>,
+        parent: NodeId,
+        mode: u32,
+        umask: u32,
+        flags: u32,
+    ) -> FsResult<(Entry, Opened)> {
+        self.do_tmpfile(ctx, parent, mode, umask, flags)
+    }
+
+    fn read(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        args: &ReadArgs,
+        out: &mut dyn ReplyWriter,
+    ) -> FsResult<usize> {
+        self.do_read(node, handle, args, out)
+    }
+
+    fn write(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        args: &WriteArgs,
+        data: &mut dyn RequestReader,
+    ) -> FsResult<usize> {
+        self.do_write(node, handle, args, data)
+    }
+
+    fn statfs(&self, _: &Context<'_>, node: NodeId) -> FsResult<Kstatfs> {
+        self.do_statfs(node)
+    }
+
+    fn release(&self, _: &Context<'_>, node: NodeId, handle: HandleId) -> FsResult<()> {
+        self.do_release(node, handle, HandleKind::File)
+    }
+
+    fn fsync(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        datasync: bool,
+    ) -> FsResult<()> {
+        self.do_fsync(node, handle, HandleKind::File, datasync)
+    }
+
+    fn flush(&self, _: &Context<'_>, node: NodeId, handle: HandleId, _: u64) -> FsResult<()> {
+        self.do_flush(node, handle)
+    }
+
+    fn opendir(&self, _: &Context<'_>, node: NodeId, flags: u32) -> FsResult<Opened> {
+        self.do_opendir(node, flags)
+    }
+
+    fn readdir(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        offset: u64,
+        sink: &mut dyn DirSink,
+    ) -> FsResult<()> {
+        self.do_readdir(node, handle, offset, sink)
+    }
+
+    fn releasedir(&self, _: &Context<'_>, node: NodeId, handle: HandleId) -> FsResult<()> {
+        self.do_release(node, handle, HandleKind::Dir)
+    }
+
+    fn fsyncdir(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        datasync: bool,
+    ) -> FsResult<()> {
+        self.do_fsync(node, handle, HandleKind::Dir, datasync)
+    }
+
+    fn access(&self, ctx: &Context<'_>, node: NodeId, mask: u32) -> FsResult<()> {
+        self.do_access(ctx, node, mask)
+    }
+
+    fn setxattr(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        name: &CStr,
+        value: &[u8],
+        flags: u32,
+        _acl_kill_sgid: bool,
+    ) -> FsResult<()> {
+        self.do_setxattr(node, name, value, flags)
+    }
+
+    fn getxattr(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        name: &CStr,
+        size: u32,
+    ) -> FsResult<XattrReply> {
+        self.do_getxattr(node, name, size)
+    }
+
+    fn listxattr(&self, _: &Context<'_>, node: NodeId, size: u32) -> FsResult<XattrReply> {
+        self.do_listxattr(node, size)
+    }
+
+    fn removexattr(&self, _: &Context<'_>, node: NodeId, name: &CStr) -> FsResult<()> {
+        self.do_removexattr(node, name)
+    }
+
+    fn fallocate(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        mode: u32,
+        offset: u64,
+        length: u64,
+    ) -> FsResult<()> {
+        self.do_fallocate(node, handle, mode, offset, length)
+    }
+
+    fn lseek(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        offset: u64,
+        whence: u32,
+    ) -> FsResult<u64> {
+        self.do_lseek(node, handle, offset, whence)
+    }
+
+    fn copy_file_range(
+        &self,
+        _: &Context<'_>,
+        from: (NodeId, HandleId, u64),
+        to: (NodeId, HandleId, u64),
+        length: u64,
+        flags: u64,
+    ) -> FsResult<usize> {
+        self.do_copy_file_range(from, to, length, flags)
+    }
+
+    fn syncfs(&self, _: &Context<'_>, node: NodeId) -> FsResult<()> {
+        self.do_syncfs(node)
+    }
+}

@@ -1,0 +1,138 @@
+//! Extended attributes, of files of every kind.
+//!
+//! An `O_PATH` descriptor has no attributes for the system calls that take a
+//! descriptor, and opening a device or fifo is out of the question. So the calls
+//! that take a path get the descriptor's number, relative to `/proc/self/fd`,
+//! which is this thread's working directory (see [`super::sys::own_fs`]). What
+//! such a link leads to is never followed further, so a symbolic link's own
+//! attributes are reached.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use super::{sys, Passthrough};
+use crate::errno::{Errno, FsResult};
+use crate::fs::XattrReply;
+use crate::types::NodeId;
+
+/// `XATTR_SIZE_MAX` and `XATTR_LIST_MAX`: what Linux takes, in bytes.
+const MOST: usize = 65536;
+
+/// Attributes by which the host kernel would grant or deny access, while the
+/// guest kernel does not know that it has to ask (`FUSE_POSIX_ACL`).
+fn is_acl(name: &[u8]) -> bool {
+    name == b"system.posix_acl_access" || name == b"system.posix_acl_default"
+}
+
+fn length(rc: libc::ssize_t) -> FsResult<usize> {
+    if rc < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(rc as usize)
+    }
+}
+
+impl Passthrough {
+    /// Runs `call` with a path, relative to the working directory, of the inode.
+    fn with_path<T>(&self, node: NodeId, call: impl FnOnce(&CStr) -> FsResult<T>) -> FsResult<T> {
+        if !self.config.xattr {
+            // The guest kernel asks no more.
+            return Err(Errno::ENOSYS);
+        }
+        let inode = self.inode(node)?;
+        let fd = inode.fd()?;
+        sys::own_fs(self.proc_self_fd())?;
+        call(sys::FdName::new(fd.as_fd().as_raw_fd()).as_c_str())
+    }
+
+    fn with_attribute<T>(
+        &self,
+        node: NodeId,
+        name: &CStr,
+        call: impl FnOnce(&CStr) -> FsResult<T>,
+    ) -> FsResult<T> {
+        self.with_path(node, |path| {
+            if is_acl(name.to_bytes()) {
+                return Err(Errno::EOPNOTSUPP);
+            }
+            call(path)
+        })
+    }
+
+    pub(super) fn do_setxattr(
+        &self,
+        node: NodeId,
+        name: &CStr,
+        value: &[u8],
+        flags: u32,
+    ) -> FsResult<()> {
+        self.with_attribute(node, name, |path| {
+            // SAFETY: path and name end with NUL, the value has the length
+            // given; all outlive the call.
+            let rc = unsafe {
+                libc::setxattr(
+                    path.as_ptr(),
+                    name.as_ptr(),
+                    value.as_ptr().cast(),
+                    value.len(),
+                    flags as libc::c_int,
+                )
+            };
+            length(rc as libc::ssize_t).map(drop)
+        })
+    }
+
+    pub(super) fn do_getxattr(&self, node: NodeId, name: &CStr, size: u32) -> FsResult<XattrReply> {
+        self.with_attribute(node, name, |path| {
+            let mut value = vec![0u8; (size as usize).min(MOST)];
+            // SAFETY: path and name end with NUL; the kernel writes at most
+            // `value.len()` bytes, and with 0 none.
+            let rc = unsafe {
+                libc::getxattr(
+                    path.as_ptr(),
+                    name.as_ptr(),
+                    value.as_mut_ptr().cast(),
+                    value.len(),
+                )
+            };
+            let len = length(rc)?;
+            if size == 0 {
+                return Ok(XattrReply::Size(len as u32));
+            }
+            value.truncate(len);
+            Ok(XattrReply::Value(value))
+        })
+    }
+
+    pub(super) fn do_listxattr(&self, node: NodeId, size: u32) -> FsResult<XattrReply> {
+        self.with_path(node, |path| {
+            // SAFETY: the path ends with NUL; with size 0 nothing is written.
+            let len = unsafe { libc::listxattr(path.as_ptr(), std::ptr::null_mut(), 0) };
+            // Room for what may be added meanwhile.
+            let mut list = vec![0u8; (length(len)? + 256).min(MOST)];
+            // SAFETY: as above; at most `list.len()` bytes are written.
+            let len =
+                unsafe { libc::listxattr(path.as_ptr(), list.as_mut_ptr().cast(), list.len()) };
+            list.truncate(length(len)?);
+            let shown: Vec<u8> = list
+                .split_inclusive(|byte| *byte == 0)
+                .filter(|name| !is_acl(name.strip_suffix(b"\0").unwrap_or(name)))
+                .flatten()
+                .copied()
+                .collect();
+            match size as usize {
+                0 => Ok(XattrReply::Size(shown.len() as u32)),
+                size if size < shown.len() => Err(Errno::ERANGE),
+                _ => Ok(XattrReply::Value(shown)),
+            }
+        })
+    }
+
+    pub(super) fn do_removexattr(&self, node: NodeId, name: &CStr) -> FsResult<()> {
+        self.with_attribute(node, name, |path| {
+            // SAFETY: path and name end with NUL and outlive the call.
+            let rc = unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) };
+            length(rc as libc::ssize_t).map(drop)
+        })
+    }
+}
