@@ -12,6 +12,7 @@
 
 mod attr;
 pub mod config;
+mod crossing;
 mod create;
 mod creds;
 mod data;
@@ -72,6 +73,7 @@ pub struct Passthrough {
     root_mount: Option<Arc<MountRef>>,
     // Whether inodes are held by handle where their mount allows it.
     use_handles: bool,
+    precopy: crossing::Precopy,
     // What INIT answered; 0 before.
     session: AtomicU64,
 }
@@ -134,6 +136,7 @@ impl Passthrough {
             handles: Handles::new(),
             mounts,
             proc_self_fd: Arc::new(proc_self_fd),
+            precopy: crossing::Precopy::default(),
             session: AtomicU64::new(0),
             config,
         })

@@ -1,0 +1,333 @@
+//! Source side: the tables as a state, once the device is stopped.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::AsFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+
+use ferryfs_state::validate::{GUEST_FLAGS, HOST_FLAGS};
+use ferryfs_state::{FileHandle, FsState, Handle, Inode as InodeRecord, Location, Mount};
+use serde_bytes::ByteBuf;
+
+use super::super::config::{MigrationMode, MigrationOnError};
+use super::super::handle::{HandleKind, OpenFile};
+use super::super::handle_bytes;
+use super::super::inode::{Inode, Place};
+use super::super::Passthrough;
+use super::relocate::Whereabouts;
+use super::{everything, verify};
+use crate::errno::Errno;
+use crate::types::{HandleId, NodeId};
+
+/// Objects named in the log before the rest is only counted.
+const NAMED: usize = 20;
+
+/// Inodes that cannot cross as they are, with why.
+#[derive(Default)]
+struct Losses {
+    /// Of consequence: the guest would notice.
+    needed: Vec<(NodeId, &'static str)>,
+    /// All of them.
+    lost: HashSet<NodeId>,
+}
+
+impl Passthrough {
+    /// The whole state. See [`crate::migrate::MigrateFs::collect`].
+    pub(super) fn collect_state(&self) -> Result<FsState, String> {
+        let found = self.stop_verifying(true);
+        let mut inodes = everything(&self.inodes);
+        let handles = self.handles.all();
+        let open: HashSet<NodeId> = handles.iter().map(|(_, file)| file.node()).collect();
+
+        let mut losses = Losses::default();
+        if self.config.migration_mode == MigrationMode::FindPaths {
+            let again: Vec<Arc<Inode>> = match &found {
+                Some(found) => inodes
+                    .iter()
+                    .filter(|i| found.suspects.contains(&i.id()) || found.changed.contains(&i.id()))
+                    .cloned()
+                    .collect(),
+                // No precopy, as for a snapshot: all of it now.
+                None => inodes.clone(),
+            };
+            self.find_again(&again, &open, &mut losses);
+            // Directories that were found on the way are known now.
+            inodes = everything(&self.inodes);
+        }
+        // What the guest has forgotten stays behind; its children say a path.
+        inodes.retain(|inode| inode.lookups() > 0);
+        inodes.sort_unstable_by_key(|inode| inode.id());
+
+        let mut state = FsState {
+            next_inode: self.inodes.next(),
+            next_handle: self.handles.next(),
+            ..FsState::default()
+        };
+        match self.config.migration_mode {
+            MigrationMode::FindPaths => {
+                state.inodes = inodes
+                    .iter()
+                    .map(|inode| self.record(inode, self.place_by_name(inode, &losses)))
+                    .collect();
+            }
+            MigrationMode::FileHandles => {
+                let mut mounts = MountTable::default();
+                state.inodes = inodes
+                    .iter()
+                    .map(|inode| {
+                        let location = self.place_by_handle(inode, &open, &mut mounts, &mut losses);
+                        self.record(inode, location)
+                    })
+                    .collect();
+                state.mounts = mounts.records;
+            }
+        }
+        self.judge(&losses)?;
+        state.handles = self.handle_records(&handles, &state.inodes);
+        Ok(state)
+    }
+
+    /// Checks the names of `nodes` and corrects those that are wrong.
+    fn find_again(&self, nodes: &[Arc<Inode>], open: &HashSet<NodeId>, losses: &mut Losses) {
+        let never = AtomicBool::new(false);
+        let suspects = verify::suspects(&self.inodes, &self.names, nodes, &never);
+        for inode in nodes.iter().filter(|inode| suspects.contains(&inode.id())) {
+            let (why, needed) = match self.relocate(inode) {
+                Ok(Whereabouts::Found) => continue,
+                // Nobody can reach it any more but through what is open: without
+                // that, the guest's FORGET of it is on its way.
+                Ok(Whereabouts::Unlinked) | Err(Errno::ESTALE) => {
+                    ("it has been unlinked", open.contains(&inode.id()))
+                }
+                Ok(Whereabouts::Unknown) => ("no name in the share leads to it", true),
+                Err(e) => {
+                    log::warn!("inode {}: failed to look for its name: {e}", inode.id());
+                    ("its name cannot be found out", true)
+                }
+            };
+            losses.add(inode.id(), why, needed);
+        }
+    }
+
+    fn record(&self, inode: &Inode, location: Location) -> InodeRecord {
+        InodeRecord {
+            id: inode.id().0,
+            lookups: inode.lookups(),
+            kind: inode.kind(),
+            location,
+        }
+    }
+
+    fn place_by_name(&self, inode: &Inode, losses: &Losses) -> Location {
+        if inode.id() == NodeId::ROOT {
+            return Location::Root;
+        }
+        if let Place::Lost(errno) = inode.place() {
+            return Location::Lost { errno: errno.raw() };
+        }
+        let lost = Location::Lost {
+            errno: Errno::ESTALE.raw(),
+        };
+        if losses.lost.contains(&inode.id()) {
+            return lost;
+        }
+        let Some(link) = self.names.primary_of(inode) else {
+            return lost;
+        };
+        if self.inodes.get(link.parent).is_some() {
+            return Location::Child {
+                parent: link.parent.0,
+                name: ByteBuf::from(link.name.into_vec()),
+            };
+        }
+        // Up to a directory that the guest still knows.
+        let mut components = vec![ByteBuf::from(link.name.into_vec())];
+        let mut at = link.parent;
+        for _ in 0..=self.inodes.len() {
+            if self.inodes.get(at).is_some() {
+                components.reverse();
+                return Location::Path {
+                    from: at.0,
+                    components,
+                };
+            }
+            let Some((parent, name)) = self.names.primary(&self.inodes, at) else {
+                break;
+            };
+            components.push(ByteBuf::from(name.into_vec()));
+            at = parent;
+        }
+        lost
+    }
+
+    fn place_by_handle(
+        &self,
+        inode: &Inode,
+        open: &HashSet<NodeId>,
+        mounts: &mut MountTable,
+        losses: &mut Losses,
+    ) -> Location {
+        if inode.id() == NodeId::ROOT {
+            return Location::Root;
+        }
+        let found = match inode.place() {
+            Place::Lost(errno) => return Location::Lost { errno: errno.raw() },
+            Place::Handle { mount, handle } => Ok((handle.clone(), mount.id())),
+            Place::Fd(fd) => handle_bytes::FileHandle::of_fd(fd.as_fd()),
+        };
+        let why = match found {
+            Ok((handle, mnt_id)) => match mounts.number(self, mnt_id, inode) {
+                Some(mount) => {
+                    return Location::Handle(FileHandle {
+                        mount,
+                        kind: handle.kind(),
+                        bytes: ByteBuf::from(handle.bytes()),
+                    })
+                }
+                None => "the mount that it is on cannot be found in the share",
+            },
+            Err(_) => "its file system has no file handles",
+        };
+        losses.add(
+            inode.id(),
+            why,
+            inode.is_dir() || open.contains(&inode.id()),
+        );
+        Location::Lost {
+            errno: Errno::ESTALE.raw(),
+        }
+    }
+
+    /// One log line for each object that the guest would miss; an error when that
+    /// is to stop the crossing.
+    fn judge(&self, losses: &Losses) -> Result<(), String> {
+        let Some(&(first, why)) = losses.needed.first() else {
+            return Ok(());
+        };
+        let mode = match self.config.migration_mode {
+            MigrationMode::FindPaths => "find-paths",
+            MigrationMode::FileHandles => "file-handles",
+        };
+        for (node, why) in losses.needed.iter().take(NAMED) {
+            log::error!(
+                "inode {node} ({}) cannot cross in {mode} mode: {why}",
+                self.last_name(*node)
+            );
+        }
+        if losses.needed.len() > NAMED {
+            log::error!("and {} more inodes", losses.needed.len() - NAMED);
+        }
+        if self.config.migration_on_error == MigrationOnError::GuestError {
+            return Ok(());
+        }
+        Err(format!(
+            "{} of the guest's inodes cannot cross in {mode} mode, the first is inode {first} ({}): \
+             {why}; let the guest close it and try again, use the other --migration-mode, or let it \
+             be lost with --migration-on-error guest-error",
+            losses.needed.len(),
+            self.last_name(first)
+        ))
+    }
+
+    /// For messages.
+    fn last_name(&self, node: NodeId) -> String {
+        match self.names.path(&self.inodes, node) {
+            Some(path) if !path.is_empty() => {
+                let path: Vec<u8> = path.join(&b'/');
+                format!("\"{}\"", path.escape_ascii())
+            }
+            _ => "without a name".to_owned(),
+        }
+    }
+
+    fn handle_records(
+        &self,
+        handles: &[(HandleId, Arc<OpenFile>)],
+        inodes: &[InodeRecord],
+    ) -> Vec<Handle> {
+        handles
+            .iter()
+            .filter(|(id, file)| {
+                let there = inodes
+                    .binary_search_by_key(&file.node().0, |record| record.id)
+                    .is_ok();
+                if !there {
+                    // No Linux guest does that.
+                    log::warn!(
+                        "handle {id} is left behind: the guest has forgotten its inode {}",
+                        file.node()
+                    );
+                }
+                there
+            })
+            .map(|(id, file)| Handle {
+                id: id.0,
+                inode: file.node().0,
+                directory: file.kind() == HandleKind::Dir,
+                // Whatever else a guest has set in there means nothing to anybody.
+                guest_flags: file.guest_flags() & GUEST_FLAGS,
+                host_flags: file.host_flags() & HOST_FLAGS,
+            })
+            .collect()
+    }
+}
+
+impl Losses {
+    fn add(&mut self, node: NodeId, why: &'static str, needed: bool) {
+        self.lost.insert(node);
+        if needed {
+            self.needed.push((node, why));
+        } else {
+            log::debug!("inode {node} crosses as lost: {why}, and nothing of it is open");
+        }
+    }
+}
+
+/// The stream's mounts, numbered as they are met.
+#[derive(Default)]
+struct MountTable {
+    /// Mount id here to number in the stream; `None`: not to be found.
+    numbers: HashMap<u32, Option<u32>>,
+    records: Vec<Mount>,
+}
+
+impl MountTable {
+    fn number(&mut self, fs: &Passthrough, mnt_id: u32, inode: &Inode) -> Option<u32> {
+        if let Some(known) = self.numbers.get(&mnt_id) {
+            return *known;
+        }
+        let number = fs.mount_path(mnt_id, inode).map(|path| {
+            let id = self.records.len() as u32;
+            self.records.push(Mount { id, path });
+            id
+        });
+        self.numbers.insert(mnt_id, number);
+        number
+    }
+}
+
+impl Passthrough {
+    /// Where mount `mnt_id`, on which `inode` lies, is mounted in the share.
+    fn mount_path(&self, mnt_id: u32, inode: &Inode) -> Option<Vec<ByteBuf>> {
+        let root = self.inode(NodeId::ROOT).ok()?;
+        if root.numbers().mnt_id == mnt_id {
+            return Some(Vec::new());
+        }
+        // Up by the remembered names until the mount's own root.
+        let mut top = inode.id();
+        for _ in 0..=self.inodes.len() {
+            let (parent, _) = self.names.primary(&self.inodes, top)?;
+            let above = self.inodes.get_or_pinned(parent)?;
+            if above.numbers().mnt_id != mnt_id {
+                let path = self.names.path(&self.inodes, top)?;
+                return Some(
+                    path.into_iter()
+                        .map(|name| ByteBuf::from(name.into_vec()))
+                        .collect(),
+                );
+            }
+            top = parent;
+        }
+        None
+    }
+}

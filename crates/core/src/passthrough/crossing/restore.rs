@@ -1,0 +1,411 @@
+//! Destination side: everything in a state is found and opened beside what is
+//! live (the plan), then put in its place.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use ferryfs_state::{FsState, Handle, Inode as InodeRecord, Location, Mount};
+use serde_bytes::ByteBuf;
+
+use super::super::config::MigrationOnError;
+use super::super::handle::{HandleKind, Handles, OpenFile};
+use super::super::handle_bytes::{FileHandle, MountRef};
+use super::super::inode::{Inode, Inodes, NewInode, Numbers, Place};
+use super::super::lookup::{links_of, Object};
+use super::super::names::Names;
+use super::super::{sys, Passthrough};
+use crate::errno::{Errno, FsResult};
+use crate::types::{HandleId, NodeId};
+
+/// Objects named in the log before the rest is only counted.
+const NAMED: usize = 20;
+
+/// Tables made of a state, complete and beside the live ones.
+pub struct Plan {
+    inodes: Inodes,
+    names: Names,
+    handles: Handles,
+    faulted: u64,
+}
+
+/// Puts a plan in place.
+pub(super) fn apply(fs: &Passthrough, plan: Plan) -> u64 {
+    fs.stop_verifying(false);
+    fs.handles.replace_with(plan.handles);
+    fs.names.replace_with(plan.names);
+    fs.inodes.replace_with(plan.inodes);
+    plan.faulted
+}
+
+/// Finds everything. See [`crate::migrate::MigrateFs::plan_restore`].
+pub(super) fn plan(fs: &Passthrough, state: FsState, session_flags: u64) -> Result<Plan, String> {
+    let root = Passthrough::root_inode(fs.config.root.as_fd())
+        .map_err(|e| format!("cannot examine the shared directory: {e}"))?;
+    check_root(&state, root.kind)?;
+    let inodes = fs.inodes.sibling(root);
+    // New directories met on the way must not take a number of the state's.
+    inodes.set_next(state.next_inode);
+    let mut planner = Planner {
+        fs,
+        names: fs.names.sibling(),
+        inodes,
+        mounts: HashMap::new(),
+        errors: Vec::new(),
+    };
+    planner.open_mounts(&state.mounts);
+    planner.find_inodes(&state.inodes);
+    let handles = planner.open_handles(&state.handles, session_flags);
+    handles.set_next(state.next_handle);
+    planner.judge()?;
+    Ok(Plan {
+        faulted: planner.errors.len() as u64,
+        inodes: planner.inodes,
+        names: planner.names,
+        handles,
+    })
+}
+
+fn check_root(state: &FsState, kind: u32) -> Result<(), String> {
+    match state.inodes.first() {
+        Some(record) if record.kind != kind => Err(format!(
+            "the source shared a {}, this daemon shares a {}; start it with the --shared-dir that \
+             the guest knows",
+            kind_name(record.kind),
+            kind_name(kind)
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn kind_name(kind: u32) -> &'static str {
+    match kind {
+        libc::S_IFREG => "regular file",
+        libc::S_IFDIR => "directory",
+        libc::S_IFLNK => "symbolic link",
+        libc::S_IFIFO => "fifo",
+        libc::S_IFSOCK => "socket",
+        libc::S_IFCHR => "character device",
+        libc::S_IFBLK => "block device",
+        _ => "file of unknown type",
+    }
+}
+
+struct Planner<'a> {
+    fs: &'a Passthrough,
+    inodes: Inodes,
+    names: Names,
+    /// The stream's mounts.
+    mounts: HashMap<u32, Result<Arc<MountRef>, Errno>>,
+    /// One text for each object that is not found.
+    errors: Vec<String>,
+}
+
+impl Planner<'_> {
+    fn judge(&self) -> Result<(), String> {
+        let Some(first) = self.errors.first() else {
+            return Ok(());
+        };
+        for error in self.errors.iter().take(NAMED) {
+            log::error!("{error}");
+        }
+        if self.errors.len() > NAMED {
+            log::error!("and {} more", self.errors.len() - NAMED);
+        }
+        if self.fs.config.migration_on_error == MigrationOnError::GuestError {
+            return Ok(());
+        }
+        Err(format!(
+            "{} of the guest's files cannot be found or opened here, the first: {first}; is \
+             --shared-dir the directory that the source shares, with the same contents? \
+             --migration-on-error guest-error takes the rest over",
+            self.errors.len()
+        ))
+    }
+
+    fn open_mounts(&mut self, mounts: &[Mount]) {
+        for mount in mounts {
+            let opened = self.open_mount(mount);
+            if let Err(e) = &opened {
+                log::error!(
+                    "mount {} of the state (\"{}\"): failed to open it by file handle: {e}{}",
+                    mount.id,
+                    path_text(&mount.path),
+                    match *e {
+                        Errno::EPERM => "; that needs CAP_DAC_READ_SEARCH",
+                        _ => "",
+                    }
+                );
+            }
+            self.mounts.insert(mount.id, opened);
+        }
+    }
+
+    fn open_mount(&self, mount: &Mount) -> FsResult<Arc<MountRef>> {
+        let mut at = self.fs.config.root.try_clone()?;
+        for component in &mount.path {
+            at = open_child(at.as_fd(), component)?;
+        }
+        let fd_name = sys::FdName::new(std::os::fd::AsRawFd::as_raw_fd(&at));
+        let kind = u32::from(sys::statx(at.as_fd())?.stx_mode) & libc::S_IFMT;
+        if kind != libc::S_IFDIR && kind != libc::S_IFREG {
+            return Err(Errno::ENOTDIR);
+        }
+        let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+        let opened = sys::openat(self.fs.proc_self_fd(), fd_name.as_c_str(), flags, 0)?;
+        Ok(self.fs.mounts.add(MountRef::probe(opened)?))
+    }
+
+    /// From the root down, so that each directory is there before what lies in it
+    /// and is opened once.
+    fn find_inodes(&mut self, records: &[InodeRecord]) {
+        let mut children: Vec<(u64, &InodeRecord)> = Vec::with_capacity(records.len());
+        let mut ready = VecDeque::from([NodeId::ROOT]);
+        for record in records {
+            match &record.location {
+                Location::Child { parent, .. } => children.push((*parent, record)),
+                Location::Path { from, .. } => children.push((*from, record)),
+                Location::Root => {}
+                Location::Handle(handle) => {
+                    let found = self.find_by_handle(handle, record.kind);
+                    self.take(record, found, "its file handle");
+                    ready.push_back(NodeId(record.id));
+                }
+                Location::Lost { errno } => {
+                    // The source has decided, and said so, that this may be.
+                    self.insert(record, lost(record.kind, Errno::from_raw(*errno)));
+                    ready.push_back(NodeId(record.id));
+                }
+            }
+        }
+        children.sort_unstable_by_key(|(parent, record)| (*parent, record.id));
+        while let Some(directory) = ready.pop_front() {
+            let from = children.partition_point(|(parent, _)| *parent < directory.0);
+            let here = children[from..]
+                .iter()
+                .take_while(|(parent, _)| *parent == directory.0);
+            let Some(parent) = self.inodes.get(directory) else {
+                continue;
+            };
+            let mut dir = None;
+            for (_, record) in here {
+                // Opened for the first child; a childless directory never is.
+                let dir = dir.get_or_insert_with(|| {
+                    parent
+                        .fd()
+                        .and_then(|fd| Ok(fd.as_fd().try_clone_to_owned()?))
+                });
+                self.find_by_name(&parent, dir, record);
+                if record.kind == libc::S_IFDIR {
+                    ready.push_back(NodeId(record.id));
+                }
+            }
+        }
+    }
+
+    fn find_by_name(
+        &mut self,
+        parent: &Arc<Inode>,
+        dir: &Result<OwnedFd, Errno>,
+        record: &InodeRecord,
+    ) {
+        let dir = match dir {
+            Ok(dir) => dir,
+            Err(e) => {
+                // The directory's own error has been told.
+                self.insert(record, lost(record.kind, *e));
+                return;
+            }
+        };
+        match &record.location {
+            Location::Child { name, .. } => {
+                let found = open_child(dir.as_fd(), name);
+                let found = self.examine(found, record.kind);
+                let what = format!("\"{}\" in inode {}", name.escape_ascii(), parent.id());
+                if let Some((inode, links)) = self.take(record, found, &what) {
+                    self.names.insert(&self.inodes, parent, name, &inode, links);
+                }
+            }
+            Location::Path { components, .. } => {
+                let what = format!("\"{}\" below inode {}", path_text(components), parent.id());
+                let Some((last, directories)) = components.split_last() else {
+                    return;
+                };
+                let found = self.enter(parent, directories.iter().map(|c| c.as_slice()));
+                let (above, found) = match found {
+                    Ok(above) => {
+                        let found = above.fd().and_then(|fd| open_child(fd.as_fd(), last));
+                        (Some(above), found)
+                    }
+                    Err(e) => (None, Err(e)),
+                };
+                let found = self.examine(found, record.kind);
+                let taken = self.take(record, found, &what);
+                let Some(above) = above else { return };
+                if let Some((inode, links)) = taken {
+                    self.names.insert(&self.inodes, &above, last, &inode, links);
+                }
+                if above.id() != parent.id() {
+                    // From here on what lies in it keeps it.
+                    self.names.release(&self.inodes, above, 1);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Walks down from `parent` through directories that the guest need not know.
+    /// The answer, where it is not `parent`, has a lookup to be given back.
+    fn enter<'c>(
+        &self,
+        parent: &Arc<Inode>,
+        directories: impl Iterator<Item = &'c [u8]>,
+    ) -> FsResult<Arc<Inode>> {
+        let mut at = parent.clone();
+        for component in directories {
+            let next = (|| {
+                let fd = open_child(at.fd()?.as_fd(), component)?;
+                let (new, _) = self.fs.describe(Object::Path(fd))?;
+                if new.kind != libc::S_IFDIR {
+                    return Err(Errno::ENOTDIR);
+                }
+                let (next, _) = self.inodes.publish(new);
+                self.names.insert(&self.inodes, &at, component, &next, 1);
+                Ok(next)
+            })();
+            if at.id() != parent.id() {
+                self.names.release(&self.inodes, at, 1);
+            }
+            at = next?;
+        }
+        Ok(at)
+    }
+
+    fn find_by_handle(
+        &self,
+        handle: &ferryfs_state::FileHandle,
+        kind: u32,
+    ) -> FsResult<(NewInode, u32)> {
+        let mount = match self.mounts.get(&handle.mount) {
+            Some(Ok(mount)) => mount,
+            Some(Err(e)) => return Err(*e),
+            None => return Err(Errno::ENXIO),
+        };
+        let handle = FileHandle::new(handle.kind, &handle.bytes).ok_or(Errno::EINVAL)?;
+        self.examine(handle.open(mount.fd(), libc::O_PATH), kind)
+    }
+
+    /// A found object as an inode, with its link count; it must be what it was.
+    fn examine(&self, found: FsResult<OwnedFd>, kind: u32) -> FsResult<(NewInode, u32)> {
+        let (new, stx) = self.fs.describe(Object::Path(found?))?;
+        match (kind, new.kind) {
+            (was, is) if was == is => Ok((new, links_of(&stx))),
+            (_, libc::S_IFDIR) => Err(Errno::EISDIR),
+            (libc::S_IFDIR, _) => Err(Errno::ENOTDIR),
+            _ => Err(Errno::ESTALE),
+        }
+    }
+
+    /// Enters what was found, or its error, under the record's number.
+    fn take(
+        &mut self,
+        record: &InodeRecord,
+        found: FsResult<(NewInode, u32)>,
+        what: &str,
+    ) -> Option<(Arc<Inode>, u32)> {
+        match found {
+            Ok((new, links)) => Some((self.insert(record, new), links)),
+            Err(e) => {
+                self.errors.push(format!(
+                    "inode {} ({}): failed to find {what}: {e}",
+                    record.id,
+                    kind_name(record.kind)
+                ));
+                self.insert(record, lost(record.kind, e));
+                None
+            }
+        }
+    }
+
+    fn insert(&self, record: &InodeRecord, new: NewInode) -> Arc<Inode> {
+        self.inodes.insert(NodeId(record.id), record.lookups, new)
+    }
+
+    fn open_handles(&mut self, records: &[Handle], session_flags: u64) -> Handles {
+        let handles = Handles::new();
+        for record in records {
+            let node = NodeId(record.inode);
+            let flags = self.flags(record, session_flags);
+            let file = match self.inodes.get(node) {
+                None => Err(Errno::EBADF),
+                Some(inode) => match inode.place() {
+                    // Told already.
+                    Place::Lost(e) => Err(*e),
+                    _ => self.open_handle(&inode, flags).inspect_err(|e| {
+                        self.errors.push(format!(
+                            "handle {} of inode {}: failed to open it with flags {flags:#o}: {e}",
+                            record.id, record.inode
+                        ));
+                    }),
+                },
+            };
+            let kind = match record.directory {
+                true => HandleKind::Dir,
+                false => HandleKind::File,
+            };
+            let open = OpenFile::new(node, kind, file, record.guest_flags, flags);
+            handles.insert(HandleId(record.id), open);
+        }
+        handles
+    }
+
+    /// This daemon's policy over the guest's flags decides, as at the first open;
+    /// the source's access mode is kept where it was wider.
+    fn flags(&self, record: &Handle, session_flags: u64) -> u32 {
+        if record.directory {
+            return (libc::O_RDONLY | libc::O_DIRECTORY) as u32;
+        }
+        let both = libc::O_ACCMODE as u32;
+        let flags =
+            self.fs.effective_flags(record.guest_flags, session_flags) & !(libc::O_TRUNC as u32);
+        match record.host_flags & both == libc::O_RDWR as u32 {
+            true => (flags & !both) | libc::O_RDWR as u32,
+            false => flags,
+        }
+    }
+
+    fn open_handle(&self, inode: &Inode, flags: u32) -> FsResult<OwnedFd> {
+        let noatime = libc::O_NOATIME as u32;
+        match inode.open(self.fs.proc_self_fd(), flags as i32) {
+            // The owner may have changed since; reading is what counts.
+            Err(Errno::EPERM) if flags & noatime != 0 => {
+                inode.open(self.fs.proc_self_fd(), (flags & !noatime) as i32)
+            }
+            other => other,
+        }
+    }
+}
+
+fn lost(kind: u32, errno: Errno) -> NewInode {
+    NewInode {
+        kind,
+        numbers: Numbers {
+            mnt_id: 0,
+            dev: 0,
+            ino: 0,
+        },
+        place: Place::Lost(errno),
+    }
+}
+
+/// For messages.
+fn path_text(components: &[ByteBuf]) -> String {
+    let components: Vec<&[u8]> = components.iter().map(|c| c.as_slice()).collect();
+    components.join(&b'/').escape_ascii().to_string()
+}
+
+fn open_child(dir: std::os::fd::BorrowedFd<'_>, name: &[u8]) -> FsResult<OwnedFd> {
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    sys::openat(dir, &name, libc::O_PATH | libc::O_NOFOLLOW, 0)
+}

@@ -1,0 +1,90 @@
+//! Does the remembered name of an inode still lead to it? One system call each.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use super::super::handle_bytes::FileHandle;
+use super::super::inode::{Inode, Inodes, Place};
+use super::super::names::{Link, Names};
+use super::super::sys;
+use crate::errno::FsResult;
+use crate::types::NodeId;
+
+/// Whether `name` in `dir` is `inode`.
+///
+/// # Errors
+/// The system call's; `ENOENT` is not one.
+pub(super) fn leads_to(dir: BorrowedFd<'_>, name: &[u8], inode: &Inode) -> FsResult<bool> {
+    let Ok(name) = CString::new(name) else {
+        return Ok(false);
+    };
+    let found = match inode.place() {
+        // A handle tells an inode number that was used again from the old one.
+        Place::Handle { mount, handle } => FileHandle::of_name(dir, &name)
+            .map(|(found, mnt_id)| mnt_id == mount.id() && found == *handle),
+        // The descriptor keeps its number from being used again.
+        Place::Fd(_) => sys::statx_at(dir, &name).map(|stx| {
+            let numbers = inode.numbers();
+            sys::mnt_id_of(&stx) == numbers.mnt_id
+                && sys::dev_of(&stx) == numbers.dev
+                && stx.stx_ino == numbers.ino
+        }),
+        Place::Lost(_) => return Ok(false),
+    };
+    match found {
+        Err(e) if e.raw() == libc::ENOENT => Ok(false),
+        other => other,
+    }
+}
+
+/// Checks `nodes` and answers those whose name is unknown, no longer leads to
+/// them, or cannot be checked. Ends early, with what there is, once `stop` is set.
+///
+/// May run beside requests: a name that a request is changing at this moment is
+/// held still for one system call, no longer.
+pub(super) fn suspects(
+    inodes: &Inodes,
+    names: &Names,
+    nodes: &[Arc<Inode>],
+    stop: &AtomicBool,
+) -> HashSet<NodeId> {
+    let mut suspects = HashSet::new();
+    let mut named: Vec<(Link, &Arc<Inode>)> = Vec::with_capacity(nodes.len());
+    for inode in nodes {
+        if inode.id() == NodeId::ROOT || matches!(inode.place(), Place::Lost(_)) {
+            continue;
+        }
+        match names.primary_of(inode) {
+            Some(link) => named.push((link, inode)),
+            None => {
+                suspects.insert(inode.id());
+            }
+        }
+    }
+    // By directory, so that each is opened once.
+    named.sort_unstable_by_key(|(link, _)| link.parent);
+    for group in named.chunk_by(|(a, _), (b, _)| a.parent == b.parent) {
+        let parent = inodes.get_or_pinned(group[0].0.parent);
+        let dir = parent.as_ref().and_then(|parent| parent.fd().ok());
+        for (link, inode) in group {
+            if stop.load(Ordering::Relaxed) {
+                return suspects;
+            }
+            let _still = names.hold(link.parent, &link.name);
+            // Renamed by the guest since: its new name was right a moment ago.
+            if names.primary_of(inode).as_ref() != Some(link) {
+                continue;
+            }
+            let right = dir
+                .as_ref()
+                .is_some_and(|dir| matches!(leads_to(dir.as_fd(), &link.name, inode), Ok(true)));
+            if !right && inode.lookups() > 0 {
+                suspects.insert(inode.id());
+            }
+        }
+    }
+    suspects
+}
