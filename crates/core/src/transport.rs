@@ -15,6 +15,8 @@ use vm_memory::GuestMemory;
 
 use crate::io::{ReplyWriter, RequestIo, RequestReader};
 
+#[cfg(test)]
+mod tests;
 mod vectored;
 
 use vectored::VectoredFile;
