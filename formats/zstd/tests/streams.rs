@@ -1,0 +1,314 @@
+//! Whole streams in all four formats: they round-trip, they never change, and
+//! nothing that happened to their bytes goes unnoticed.
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::{decode, encode, refusal, registry, writer, FORMATS};
+use ferryfs_state::testing::{any_state, large, sample};
+use ferryfs_state::{
+    EncodedFrame, EnvelopeReader, FrameRef, FsState, Limits, SectionId, State, StreamReader,
+    StreamWriter,
+};
+use proptest::prelude::*;
+
+fn fresh() -> State {
+    State {
+        session: None,
+        fs: FsState {
+            next_inode: 2,
+            ..FsState::default()
+        },
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_states_survive_and_encode_to_the_same_bytes_again(state in any_state()) {
+        for format in FORMATS {
+            let bytes = encode(&state, format);
+            let (header, back) = decode(&bytes).unwrap();
+            prop_assert_eq!(&back, &state);
+            prop_assert_eq!(&header.format, format);
+            prop_assert_eq!(&header.writer, &writer());
+            prop_assert_eq!(encode(&back, format), bytes);
+        }
+    }
+}
+
+#[test]
+fn every_single_bit_flip_is_refused_with_its_place() {
+    for format in FORMATS {
+        let good = encode(&sample(), format);
+        let mut bytes = good.clone();
+        for at in 0..good.len() {
+            for bit in 0..8 {
+                bytes[at] ^= 1 << bit;
+                let text = refusal(&bytes);
+                let place = text.contains("header at byte ")
+                    || text.contains("section ") && text.contains(" at byte ");
+                assert!(place, "{format}, byte {at}, bit {bit}: {text}");
+                bytes[at] = good[at];
+            }
+        }
+        decode(&bytes).unwrap();
+    }
+}
+
+#[test]
+fn every_truncation_is_refused_with_its_place() {
+    for format in FORMATS {
+        let good = encode(&sample(), format);
+        assert!(refusal(&[]).starts_with("the stream is empty (0 bytes)"));
+        for length in 1..good.len() {
+            let text = refusal(&good[..length]);
+            assert!(
+                text.starts_with("truncated in "),
+                "{format} {length}: {text}"
+            );
+            assert!(
+                text.contains(&format!(" at byte {length}:")),
+                "{format} {length}: {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_trailing_byte_is_refused_with_its_place() {
+    for format in FORMATS {
+        let good = encode(&sample(), format);
+        for trailing in 0..=255 {
+            let bytes = [&good[..], &[trailing]].concat();
+            assert_eq!(
+                refusal(&bytes),
+                format!(
+                    "bytes follow section end at byte {}, where the stream must end",
+                    good.len()
+                )
+            );
+        }
+        // A second stream behind the first is no better.
+        assert!(refusal(&[&good[..], &good].concat()).starts_with("bytes follow section end"));
+    }
+}
+
+#[test]
+fn flips_in_a_large_stream_are_refused() {
+    for format in FORMATS {
+        let good = encode(&large(20_000), format);
+        let mut bytes = good.clone();
+        for at in (0..good.len()).step_by(good.len() / 100) {
+            bytes[at] ^= 0x10;
+            refusal(&bytes);
+            bytes[at] = good[at];
+        }
+    }
+}
+
+#[test]
+fn frames_cannot_be_left_out_swapped_or_repeated() {
+    // Each frame is sound by itself; only the whole tells.
+    for format in FORMATS {
+        let good = encode(&large(3 * 4096), format);
+        let mut cuts = Vec::new();
+        let mut reader = EnvelopeReader::open(&good[..], &Limits::default()).unwrap();
+        while let Some(frame) = reader.next_frame().unwrap() {
+            cuts.push(frame.offset as usize);
+        }
+        // session, counters, inodes, inodes, inodes, handles
+        assert_eq!(cuts.len(), 6);
+        let frame = |n: usize| &good[cuts[n]..cuts[n + 1]];
+        let head = &good[..cuts[2]];
+        let tail = &good[cuts[5]..];
+        let build = |frames: &[usize]| {
+            let middle: Vec<_> = frames.iter().map(|&n| frame(n)).collect();
+            [head, &middle.concat(), tail].concat()
+        };
+        assert_eq!(build(&[2, 3, 4]), good);
+        for frames in [&[2, 3][..], &[2, 4, 3], &[2, 3, 3, 4], &[3, 4], &[]] {
+            refusal(&build(frames));
+            // Even with no format, by the envelope alone.
+            let bytes = build(frames);
+            let mut reader = EnvelopeReader::open(&bytes[..], &Limits::default()).unwrap();
+            let end = loop {
+                match reader.next_frame() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => panic!("{format} {frames:?} went unnoticed"),
+                    Err(e) => break e.to_string(),
+                }
+            };
+            assert!(end.contains("stream checksum"), "{end}");
+        }
+    }
+}
+
+#[test]
+fn frames_encoded_ahead_make_the_same_stream() {
+    let state = large(10_000);
+    for name in FORMATS {
+        let registry = registry();
+        let format = registry.get(name).unwrap().as_ref();
+        let ahead: Vec<_> = ferryfs_state::frames(&state.fs.inodes)
+            .map(|frame| EncodedFrame::new(format, frame).unwrap())
+            .collect();
+        let mut stream = StreamWriter::new(Vec::new(), format, &writer()).unwrap();
+        stream.session(state.session.as_ref().unwrap()).unwrap();
+        stream.counters(&state.fs.counters()).unwrap();
+        stream.mounts(&state.fs.mounts).unwrap();
+        for frame in &ahead {
+            stream.encoded(frame).unwrap();
+        }
+        stream.handles(&state.fs.handles).unwrap();
+        let (bytes, written) = stream.finish().unwrap();
+        assert_eq!(written.bytes, bytes.len() as u64);
+        assert_eq!(written.totals.inodes, 10_000);
+        assert_eq!(bytes, encode(&state, name));
+    }
+}
+
+#[test]
+fn a_writer_keeps_the_order_of_sections() {
+    let state = sample();
+    let registry = registry();
+    let format = registry.get("postcard").unwrap().as_ref();
+    let mut stream = StreamWriter::new(Vec::new(), format, &writer()).unwrap();
+    stream.counters(&state.fs.counters()).unwrap();
+    for (result, text) in [
+        (
+            stream.session(state.session.as_ref().unwrap()),
+            "section session cannot be written after section counters",
+        ),
+        (
+            stream.counters(&state.fs.counters()),
+            "section counters cannot be written after section counters",
+        ),
+    ] {
+        assert_eq!(result.unwrap_err().to_string(), text);
+    }
+    stream.inodes(&state.fs.inodes).unwrap();
+    let error = stream.mounts(&state.fs.mounts).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "section mounts cannot be written after section inodes"
+    );
+}
+
+#[test]
+fn a_state_that_no_reader_would_take_is_not_written() {
+    let mut state = sample();
+    state.fs.handles[0].host_flags |= 0o1000;
+    let mut bytes = Vec::new();
+    let registry = registry();
+    let format = registry.get("postcard").unwrap().as_ref();
+    let error = ferryfs_state::write_state(&state, format, &writer(), &mut bytes).unwrap_err();
+    assert_eq!(
+        ferryfs_state::error_line(&error),
+        "refused to write a state that no reader would take: handle 0: host_flags 0o101002 has \
+         bits that no open file may have: 0o1000"
+    );
+    assert_eq!(bytes, [], "it was refused before the first byte");
+}
+
+#[test]
+fn a_stream_is_read_frame_by_frame_from_a_slow_pipe() {
+    // One byte at a time, with interruptions: as bad as a pipe can be.
+    struct Slow<'a>(&'a [u8], bool);
+    impl std::io::Read for Slow<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                return Err(std::io::ErrorKind::Interrupted.into());
+            }
+            let n = buf.len().min(1);
+            self.0.read(&mut buf[..n])
+        }
+    }
+    let bytes = encode(&sample(), "msgpack+zstd");
+    let mut stream =
+        StreamReader::open(Slow(&bytes, false), &registry(), &Limits::default()).unwrap();
+    let mut sections = Vec::new();
+    while let Some(frame) = stream.next_frame().unwrap() {
+        sections.push((frame.as_ref().section(), frame.as_ref().records()));
+    }
+    assert_eq!(
+        sections,
+        [
+            (SectionId::SESSION, 1),
+            (SectionId::COUNTERS, 1),
+            (SectionId::MOUNTS, 2),
+            (SectionId::INODES, 6),
+            (SectionId::HANDLES, 2),
+        ]
+    );
+    assert_eq!(stream.offset(), bytes.len() as u64);
+    assert!(
+        stream.next_frame().unwrap().is_none(),
+        "the end stays the end"
+    );
+}
+
+#[test]
+fn many_records_become_many_frames() {
+    let state = large(4096 * 2 + 1);
+    let bytes = encode(&state, "postcard");
+    let mut reader = EnvelopeReader::open(&bytes[..], &Limits::default()).unwrap();
+    let mut inodes = Vec::new();
+    while let Some(frame) = reader.next_frame().unwrap() {
+        if frame.header.section == SectionId::INODES {
+            inodes.push(frame.header.records);
+        }
+    }
+    assert_eq!(inodes, [4096, 4096, 1]);
+    assert_eq!(reader.totals().inodes, 4096 * 2 + 1);
+    assert_eq!(decode(&bytes).unwrap().1, state);
+}
+
+#[test]
+fn payloads_are_self_contained() {
+    // What lets frames be decoded in parallel: any frame decodes by itself.
+    let state = large(5000);
+    for name in FORMATS {
+        let registry = registry();
+        let format = registry.get(name).unwrap();
+        let mut payload = Vec::new();
+        format
+            .encode_frame(FrameRef::Inodes(&state.fs.inodes[4096..]), &mut payload)
+            .unwrap();
+        let spec = ferryfs_state::FrameSpec {
+            section: SectionId::INODES,
+            version: ferryfs_state::SectionVersion::CURRENT,
+            max_plain: 1 << 20,
+        };
+        let frame = format.decode_frame(&spec, &payload).unwrap();
+        assert_eq!(frame.as_ref(), FrameRef::Inodes(&state.fs.inodes[4096..]));
+    }
+}
+
+/// The golden streams of state version 1. They are made once, with
+/// `FERRYFS_MAKE_GOLDENS=1`, and never again after a release: a change of any byte
+/// is a change of what released daemons read and write.
+#[test]
+fn goldens_are_read_and_written_byte_for_byte() {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../crates/state/goldens/v1");
+    let make = std::env::var_os("FERRYFS_MAKE_GOLDENS").is_some();
+    for (name, state) in [("sample", sample()), ("fresh", fresh())] {
+        for format in FORMATS {
+            let path = dir.join(format!("{name}.{format}.ferry"));
+            let now = encode(&state, format);
+            if make {
+                std::fs::write(&path, &now).unwrap();
+            }
+            let golden = std::fs::read(&path).unwrap();
+            assert!(
+                golden == now,
+                "{} is not what is written now",
+                path.display()
+            );
+            let (_, back) = decode(&golden).unwrap();
+            assert_eq!(back, state, "{}", path.display());
+        }
+    }
+    assert_eq!(std::fs::read_dir(dir).unwrap().count(), 2 * FORMATS.len());
+}
