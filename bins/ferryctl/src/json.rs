@@ -1,0 +1,152 @@
+//! A state as JSON lines, one object a record. Names are bytes and JSON is text:
+//! what is not printable ASCII is escaped as `\xNN` (and a backslash as `\\`), so
+//! that every name has one spelling and no name can fake another or the terminal.
+
+use std::io::{self, Write};
+
+use ferryfs_state::{Header, Location, State};
+use serde_json::{json, Value};
+
+fn name(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .map(|&b| match b {
+            b'\\' => "\\\\".to_owned(),
+            b' '..=b'~' => char::from(b).to_string(),
+            _ => format!("\\x{b:02x}"),
+        })
+        .collect()
+}
+
+fn path<'a>(components: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let names: Vec<_> = components.into_iter().map(name).collect();
+    names.join("/")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn location(location: &Location) -> Value {
+    match location {
+        Location::Root => json!({"by": "root"}),
+        Location::Child { parent, name: n } => {
+            json!({"by": "name", "parent": parent, "name": name(n)})
+        }
+        Location::Path { from, components } => {
+            json!({"by": "path", "from": from, "path": path(components.iter().map(|c| &c[..]))})
+        }
+        Location::Handle(h) => json!({
+            "by": "file-handle", "mount": h.mount, "type": h.kind, "bytes": hex(&h.bytes),
+        }),
+        Location::Lost { errno } => json!({"by": "nothing", "errno": errno}),
+    }
+}
+
+fn kind(kind: u32) -> &'static str {
+    match kind {
+        0o010000 => "fifo",
+        0o020000 => "character-device",
+        0o040000 => "directory",
+        0o060000 => "block-device",
+        0o100000 => "file",
+        0o120000 => "symlink",
+        0o140000 => "socket",
+        _ => "unknown",
+    }
+}
+
+/// Prints everything, each line with its `record` first.
+///
+/// # Errors
+/// The output's.
+pub fn write(header: &Header, state: &State, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "{}",
+        json!({
+            "record": "header",
+            "container_version": header.container.0,
+            "state_version": header.state.0,
+            "format": header.format,
+            "vendor": header.writer.vendor(),
+            "writer_version": header.writer.version(),
+        })
+    )?;
+    if let Some(s) = &state.session {
+        writeln!(
+            out,
+            "{}",
+            json!({
+                "record": "session",
+                "guest_minor": s.guest_minor,
+                "minor": s.minor,
+                "offered_flags": format!("{:#018x}", s.offered_flags),
+                "flags": format!("{:#018x}", s.flags),
+                "max_write": s.max_write,
+                "max_pages": s.max_pages,
+                "max_readahead": s.max_readahead,
+                "max_background": s.max_background,
+                "congestion_threshold": s.congestion_threshold,
+                "time_gran": s.time_gran,
+            })
+        )?;
+    }
+    let fs = &state.fs;
+    writeln!(
+        out,
+        "{}",
+        json!({
+            "record": "counters", "next_inode": fs.next_inode, "next_handle": fs.next_handle,
+        })
+    )?;
+    for m in &fs.mounts {
+        let path = path(m.path.iter().map(|c| &c[..]));
+        writeln!(
+            out,
+            "{}",
+            json!({"record": "mount", "id": m.id, "path": path})
+        )?;
+    }
+    for i in &fs.inodes {
+        writeln!(
+            out,
+            "{}",
+            json!({
+                "record": "inode", "id": i.id, "lookups": i.lookups, "kind": kind(i.kind),
+                "location": location(&i.location),
+            })
+        )?;
+    }
+    for h in &fs.handles {
+        writeln!(
+            out,
+            "{}",
+            json!({
+                "record": "handle", "id": h.id, "inode": h.inode,
+                "kind": if h.directory { "directory" } else { "file" },
+                "guest_flags": format!("{:#o}", h.guest_flags),
+                "host_flags": format!("{:#o}", h.host_flags),
+            })
+        )?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_one_spelling_each() {
+        for (bytes, text) in [
+            (&b"plain name"[..], "plain name"),
+            (b"caf\xe9", "caf\\xe9"),
+            (b"\\xe9", "\\\\xe9"),
+            (b"a\n\x1b[31m", "a\\x0a\\x1b[31m"),
+            ("é".as_bytes(), "\\xc3\\xa9"),
+        ] {
+            assert_eq!(name(bytes), text);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Where streams come from and go to, and the formats that this tool has.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use ferryfs_format_msgpack::MsgPack;
+use ferryfs_format_postcard::Postcard;
+use ferryfs_format_zstd::Zstd;
+use ferryfs_state::{Registry, StateError};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be opened.
+    #[error("failed to open {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A stream cannot be read.
+    #[error("{}", name(path))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: StateError,
+    },
+    /// A file cannot be written.
+    #[error("failed to write {}", name(path))]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: StateError,
+    },
+    /// A format that this tool does not have.
+    #[error(transparent)]
+    Format(StateError),
+    /// The output is gone.
+    #[error("failed to print")]
+    Print(#[source] io::Error),
+}
+
+impl Error {
+    /// Whether somebody stopped reading the output, as `head` does: no failure.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Error::Print(e) if e.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+fn is_standard(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+fn name(path: &Path) -> String {
+    match is_standard(path) {
+        true => "standard input or output".to_owned(),
+        false => path.display().to_string(),
+    }
+}
+
+/// All formats that this tool reads and writes.
+pub fn registry() -> Registry {
+    Registry::new()
+        .with(Postcard)
+        .with(MsgPack)
+        .with(Zstd::new(Postcard))
+        .with(Zstd::new(MsgPack))
+}
+
+/// Opens a stream: a file, or standard input as `-`.
+///
+/// # Errors
+/// [`Error::Open`].
+pub fn open(path: &Path) -> Result<Box<dyn Read>, Error> {
+    if is_standard(path) {
+        return Ok(Box::new(BufReader::new(io::stdin())));
+    }
+    let file = File::open(path).map_err(|source| Error::Open {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Box::new(BufReader::new(file)))
+}
+
+/// Writes a file, or standard output as `-`, by `write`. A file is made under
+/// another name beside it and renamed when it is complete and on disk: nobody ever
+/// finds half a stream under the name that was asked for.
+///
+/// # Errors
+/// What `write` says, or [`Error::Write`].
+pub fn create(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<u64, StateError>,
+) -> Result<u64, Error> {
+    let failed = |source: StateError| Error::Write {
+        path: path.to_owned(),
+        source,
+    };
+    if is_standard(path) {
+        return write(&mut io::stdout().lock()).map_err(failed);
+    }
+    let mut part = path.as_os_str().to_owned();
+    part.push(format!(".{}.part", std::process::id()));
+    let part = PathBuf::from(part);
+    let written = File::create_new(&part)
+        .map_err(StateError::from)
+        .and_then(|mut file| {
+            let result = write(&mut file).and_then(|bytes| {
+                file.sync_all()?;
+                std::fs::rename(&part, path)?;
+                Ok(bytes)
+            });
+            if result.is_err() {
+                // Best effort: the failure that led here is the one to tell.
+                let _ = std::fs::remove_file(&part);
+            }
+            result
+        });
+    written.map_err(failed)
+}

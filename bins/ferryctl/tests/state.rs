@@ -1,0 +1,313 @@
+//! `ferryctl state`, through the program itself.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use ferryfs_format_postcard::Postcard;
+use ferryfs_state::testing::{large, sample};
+use ferryfs_state::{write_state, State, WriterInfo};
+
+const FORMATS: [&str; 4] = ["postcard", "msgpack", "postcard+zstd", "msgpack+zstd"];
+
+fn ferryctl(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ferryctl"))
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+fn bytes_of(state: &State) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let writer = WriterInfo::new("ferryfsd", "0.1.0");
+    write_state(state, &Postcard, &writer, &mut bytes).unwrap();
+    bytes
+}
+
+fn put(dir: &Path, name: &str, bytes: &[u8]) -> String {
+    let path = dir.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// The standard output of a success, with nothing on standard error.
+fn ok(output: Output) -> String {
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{errors}");
+    assert_eq!(errors, "");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The standard error of a failure with exit status 1.
+fn fails(output: Output) -> String {
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn inspect_shows_header_and_sections() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = bytes_of(&large(10_000));
+    let file = put(dir.path(), "state", &bytes);
+    let text = ok(ferryctl(&["state", "inspect", &file]));
+    let lines: Vec<Vec<&str>> = text
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    assert_eq!(lines[0], ["container", "version", "1"]);
+    assert_eq!(lines[1], ["state", "version", "1"]);
+    assert_eq!(lines[2], ["format", "postcard"]);
+    assert_eq!(lines[3], ["written", "by", "ferryfsd", "0.1.0"]);
+    let row = |name: &str| lines.iter().find(|l| l.first() == Some(&name)).unwrap();
+    assert_eq!(row("session")[1..5], ["1", "yes", "1", "1"]);
+    assert_eq!(row("inodes")[1..5], ["1", "yes", "3", "10000"]);
+    assert_eq!(row("handles")[1..5], ["1", "yes", "1", "100"]);
+    assert!(!text.contains("mounts"), "there are none");
+    let last = format!("{} bytes, all checksums match", bytes.len());
+    assert_eq!(text.lines().last().unwrap(), last);
+}
+
+#[test]
+fn inspect_needs_no_format_and_takes_a_newer_state() {
+    let dir = tempfile::tempdir().unwrap();
+    // Another format's name and a state version of the future, checksums made good.
+    let good = bytes_of(&sample());
+    let mut bytes = good[..45].to_vec();
+    bytes[16] = 9;
+    bytes[24..32].copy_from_slice(b"cap-n-pr");
+    let crc = crc32c(&bytes);
+    bytes.extend(crc.to_le_bytes());
+    bytes.extend(&good[49..good.len() - 8]);
+    let stream = crc32c(&bytes);
+    bytes.extend(stream.to_le_bytes());
+    let end = bytes.len() - 44;
+    let frame = crc32c(&bytes[end..]);
+    bytes.extend(frame.to_le_bytes());
+    assert_eq!(bytes.len(), good.len());
+
+    let file = put(dir.path(), "state", &bytes);
+    let text = ok(ferryctl(&["state", "inspect", &file]));
+    assert!(text.contains("state version      9\n"), "{text}");
+    assert!(text.contains("format             cap-n-pr\n"), "{text}");
+    assert!(text.ends_with("all checksums match\n"), "{text}");
+    assert_eq!(
+        fails(ferryctl(&["state", "check", &file])),
+        format!(
+            "ferryctl: {file}: written as state version 9 by ferryfsd 0.1.0; this reader knows \
+             up to 1: use ferryfsd 0.1.0 or newer here, or write with --state-version 1 there\n"
+        )
+    );
+}
+
+/// CRC-32C bit by bit, to owe nothing to the library under test.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |crc, &b| {
+        (0..8).fold(crc ^ u32::from(b), |crc, _| {
+            (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg())
+        })
+    })
+}
+
+#[test]
+fn inspect_shows_what_is_sound_before_the_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bytes = bytes_of(&large(10_000));
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    let file = put(dir.path(), "state", &bytes);
+    let output = ferryctl(&["state", "inspect", &file]);
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(text.contains("session"), "{text}");
+    assert!(!text.contains("all checksums match"));
+    let error = fails(output);
+    assert!(
+        error.starts_with(&format!(
+            "ferryctl: {file}: damaged section inodes at byte "
+        )),
+        "{error}"
+    );
+}
+
+#[test]
+fn check_answers_by_exit_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = bytes_of(&sample());
+    let file = put(dir.path(), "good", &good);
+    assert_eq!(
+        ok(ferryctl(&["state", "check", &file])),
+        "valid: state version 1 as postcard, 6 inodes, 2 handles, 2 mounts, with a session\n"
+    );
+
+    let file = put(dir.path(), "short", &good[..good.len() - 1]);
+    assert_eq!(
+        fails(ferryctl(&["state", "check", &file])),
+        format!(
+            "ferryctl: {file}: truncated in section end at byte {}: 1 more byte(s) must follow \
+             there\n",
+            good.len() - 1
+        )
+    );
+
+    let file = put(dir.path(), "empty", b"");
+    let error = fails(ferryctl(&["state", "check", &file]));
+    assert!(
+        error.starts_with(&format!("ferryctl: {file}: the stream is empty (0 bytes)")),
+        "{error}"
+    );
+
+    let file = dir.path().join("absent");
+    let file = file.to_str().unwrap();
+    assert_eq!(
+        fails(ferryctl(&["state", "check", file])),
+        format!("ferryctl: failed to open {file}: No such file or directory (os error 2)\n")
+    );
+}
+
+#[test]
+fn show_prints_every_record_as_a_json_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = put(dir.path(), "state", &bytes_of(&sample()));
+    let text = ok(ferryctl(&["state", "show", &file]));
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let of = |record: &str| -> Vec<&serde_json::Value> {
+        lines.iter().filter(|l| l["record"] == record).collect()
+    };
+    assert_eq!(lines[0]["record"], "header");
+    assert_eq!(lines[0]["format"], "postcard");
+    assert_eq!(of("session")[0]["max_write"], 1 << 20);
+    assert_eq!(of("session")[0]["flags"], "0x000000047069c079");
+    assert_eq!(of("counters")[0]["next_inode"], 9);
+    assert_eq!(of("mount")[1]["path"], "srv/data");
+    let inodes = of("inode");
+    assert_eq!(inodes.len(), 6);
+    assert_eq!(inodes[2]["location"]["name"], "caf\\xe9");
+    assert_eq!(inodes[2]["kind"], "file");
+    assert_eq!(inodes[3]["location"]["path"], "x/link");
+    assert_eq!(inodes[4]["location"]["bytes"], "0001027f80ff");
+    assert_eq!(inodes[5]["location"]["errno"], 116);
+    let handles = of("handle");
+    assert_eq!(handles.len(), 2);
+    assert_eq!(handles[0]["guest_flags"], "0o102001");
+    assert_eq!(handles[1]["kind"], "directory");
+    assert_eq!(lines.len(), 1 + 1 + 1 + 2 + 6 + 2);
+}
+
+#[test]
+fn show_ends_quietly_when_nobody_reads_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = put(dir.path(), "state", &bytes_of(&large(50_000)));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ferryctl"))
+        .args(["state", "show", &file])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[test]
+fn convert_goes_through_every_format_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = put(dir.path(), "start", &bytes_of(&sample()));
+    let shown = |file: &str| {
+        let text = ok(ferryctl(&["state", "show", file]));
+        text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let start = shown(&file);
+    let mut first = Vec::new();
+    for format in FORMATS.iter().chain(&["postcard"]) {
+        let out = dir.path().join(format!("as-{format}"));
+        let out = out.to_str().unwrap().to_owned();
+        ok(ferryctl(&[
+            "state", "convert", "--format", format, &file, &out,
+        ]));
+        assert_eq!(shown(&out), start, "{format}");
+        let text = ok(ferryctl(&["state", "inspect", &out]));
+        assert!(
+            text.contains(&format!("format             {format}\n")),
+            "{text}"
+        );
+        assert!(text.contains("written by         ferryctl "), "{text}");
+        if *format == "postcard" {
+            first.push(std::fs::read(&out).unwrap());
+        }
+        file = out;
+    }
+    assert_eq!(first[0], first[1], "the same state makes the same bytes");
+}
+
+#[test]
+fn convert_leaves_no_half_written_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bytes = bytes_of(&sample());
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    let bad = put(dir.path(), "bad", &bytes);
+    let out = put(dir.path(), "out", b"as it was");
+    fails(ferryctl(&[
+        "state", "convert", "--format", "msgpack", &bad, &out,
+    ]));
+    assert_eq!(std::fs::read(&out).unwrap(), b"as it was");
+
+    let good = put(dir.path(), "good", &bytes_of(&sample()));
+    assert_eq!(
+        fails(ferryctl(&[
+            "state", "convert", "--format", "cbor", &good, &out
+        ])),
+        "ferryctl: the state format \"cbor\" is not built in here; built in: postcard, msgpack, \
+         postcard+zstd, msgpack+zstd\n"
+    );
+    let nowhere = dir.path().join("no/such/directory");
+    let nowhere = nowhere.to_str().unwrap();
+    assert_eq!(
+        fails(ferryctl(&[
+            "state", "convert", "--format", "msgpack", &good, nowhere
+        ])),
+        format!(
+            "ferryctl: failed to write {nowhere}: the state channel failed: No such file or \
+             directory (os error 2)\n"
+        )
+    );
+    let mut left: Vec<PathBuf> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["bad", "good", "out"].map(PathBuf::from));
+}
+
+#[test]
+fn streams_come_and_go_through_pipes() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ferryctl"))
+        .args(["state", "convert", "--format", "postcard+zstd", "-", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(&bytes_of(&sample())).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ferryctl"))
+        .args(["state", "check", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(&output.stdout).unwrap();
+    drop(stdin);
+    let text = ok(child.wait_with_output().unwrap());
+    assert!(
+        text.starts_with("valid: state version 1 as postcard+zstd, 6 inodes"),
+        "{text}"
+    );
+}
