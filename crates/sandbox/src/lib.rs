@@ -8,7 +8,6 @@
 
 mod capabilities;
 mod limits;
-mod owned_path;
 
 use std::ffi::CString;
 use std::io;
@@ -17,7 +16,6 @@ use std::path::{Path, PathBuf};
 
 pub use capabilities::{drop_capabilities, KEPT as KEPT_CAPABILITIES};
 pub use limits::{raise_open_file_limit, LimitError};
-pub use owned_path::OwnedPath;
 
 /// How far the daemon is confined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

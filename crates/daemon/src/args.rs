@@ -1,0 +1,289 @@
+//! The command line, in the words of virtiofsd 1.14 where it has them.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, ValueEnum};
+
+/// Longest tag in bytes: `struct virtio_fs_config` has a field of 36.
+const TAG_MAX: usize = 36;
+
+/// What the command line says, before it is checked as a whole; see
+/// [`Config`](crate::Config).
+#[derive(Clone, Debug, Parser)]
+#[command(
+    about = "Serves a host directory to a virtual machine over virtio-fs (a vhost-user-fs back-end)",
+    after_help = "The state of a running daemon crosses to another one in the VM's live migration; \
+                  see --migration-mode and --state-format.",
+    args_override_self = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Args {
+    /// Directory (or regular file) to share
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present = "print_capabilities"
+    )]
+    pub shared_dir: Option<PathBuf>,
+
+    /// Print the capabilities of this program as JSON, and end
+    #[arg(long)]
+    pub print_capabilities: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub connection: ConnectionArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub share: ShareArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub safety: SafetyArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub migration: MigrationArgs,
+}
+
+/// How the front-end is met.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Connection")]
+pub struct ConnectionArgs {
+    /// Listen on a new socket at this path
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present_any = ["fd", "print_capabilities"]
+    )]
+    pub socket_path: Option<PathBuf>,
+
+    /// Take an inherited descriptor that is already listening
+    #[arg(long, value_name = "FD", conflicts_with = "socket_path")]
+    pub fd: Option<RawFd>,
+
+    /// Announce this tag in the device's configuration space (where the VMM gives none itself)
+    #[arg(long, value_name = "TAG", value_parser = parse_tag)]
+    pub tag: Option<String>,
+
+    /// Go on listening when a front-end disconnects, instead of ending with 0
+    #[arg(long)]
+    pub keep_listening: bool,
+
+    /// Request queues to offer, each with a thread of its own
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..=63))]
+    pub request_queues: u16,
+}
+
+/// How the share looks to the guest.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "File system")]
+pub struct ShareArgs {
+    /// How long the guest may trust what it was told: "never" asks each time, "auto" for a second,
+    /// "metadata" a day for all but file contents, "always" a day
+    #[arg(
+        long,
+        value_enum,
+        ignore_case = true,
+        default_value = "auto",
+        value_name = "POLICY"
+    )]
+    pub cache: CachePolicy,
+
+    /// Let the guest collect writes in its page cache
+    #[arg(long)]
+    pub writeback: bool,
+
+    /// Do not let the guest fetch attributes along with directory listings
+    #[arg(long)]
+    pub no_readdirplus: bool,
+
+    /// Pass O_DIRECT on to the host instead of dropping it
+    #[arg(long)]
+    pub allow_direct_io: bool,
+
+    /// Allow shared mmap with --cache=never and --cache=metadata
+    #[arg(long)]
+    pub allow_mmap: bool,
+
+    /// Pass O_NOATIME on to the host instead of dropping it
+    #[arg(long)]
+    pub preserve_noatime: bool,
+
+    /// Serve extended attributes
+    #[arg(long)]
+    pub xattr: bool,
+
+    /// Tell the guest which directories are mount points (default)
+    #[arg(long, overrides_with = "no_announce_submounts")]
+    pub announce_submounts: bool,
+
+    /// Do not tell the guest which directories are mount points
+    #[arg(long, overrides_with = "announce_submounts")]
+    pub no_announce_submounts: bool,
+
+    /// Refer to inodes by file handle instead of holding a descriptor for each
+    #[arg(
+        long,
+        value_enum,
+        require_equals = true,
+        default_value = "prefer",
+        value_name = "WHEN"
+    )]
+    pub inode_file_handles: FileHandles,
+}
+
+/// What the daemon can reach, and what it says.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Safety and logs")]
+pub struct SafetyArgs {
+    /// Confine the daemon [default: chroot for root, none for others]
+    #[arg(long, value_enum, ignore_case = true, value_name = "MODE")]
+    pub sandbox: Option<SandboxMode>,
+
+    /// Limit of open descriptors; 0 leaves it alone [default: 1000000, or as far as permitted]
+    #[arg(long, value_name = "N")]
+    pub rlimit_nofile: Option<u64>,
+
+    /// What is logged to standard error
+    #[arg(long, value_enum, default_value = "info", value_name = "LEVEL")]
+    pub log_level: LogLevel,
+}
+
+/// How the state crosses.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Migration")]
+pub struct MigrationArgs {
+    /// As the source: how the destination is to find the guest's files
+    #[arg(long, value_enum, default_value = "find-paths", value_name = "MODE")]
+    pub migration_mode: MigrationMode,
+
+    /// As the destination: what to do with a file that cannot be found
+    #[arg(long, value_enum, default_value = "abort", value_name = "WHAT")]
+    pub migration_on_error: OnError,
+
+    /// As the source: format of the state; a destination recognises each one that is built in
+    #[arg(long, default_value = "postcard", value_name = "FORMAT")]
+    pub state_format: String,
+}
+
+/// `--cache`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum CachePolicy {
+    Auto,
+    Always,
+    Metadata,
+    Never,
+}
+
+/// `--inode-file-handles`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum FileHandles {
+    Never,
+    Prefer,
+    Mandatory,
+}
+
+/// `--sandbox`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum SandboxMode {
+    Chroot,
+    None,
+}
+
+/// `--log-level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// `--migration-mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MigrationMode {
+    /// By name, from the share's root down: works between copies of a share
+    FindPaths,
+    /// By the kernel's file handles: the same file system on both sides, and CAP_DAC_READ_SEARCH
+    /// on the destination
+    FileHandles,
+}
+
+/// `--migration-on-error`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnError {
+    /// Refuse the whole state; the VM goes on at the source
+    Abort,
+    /// Take the rest; the guest gets an error whenever it uses that file
+    GuestError,
+}
+
+fn parse_tag(tag: &str) -> Result<String, String> {
+    match tag.len() {
+        1..=TAG_MAX => Ok(tag.to_owned()),
+        n => Err(format!("a tag has 1 to {TAG_MAX} bytes, this one has {n}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Args, String> {
+        Args::try_parse_from(std::iter::once("ferryfsd").chain(line.split_whitespace()))
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_socket_and_a_share_are_needed_unless_asked_for_capabilities() {
+        assert!(parse("--shared-dir /x")
+            .unwrap_err()
+            .contains("--socket-path"));
+        assert!(parse("--socket-path /s")
+            .unwrap_err()
+            .contains("--shared-dir"));
+        assert!(parse("--print-capabilities").is_ok());
+        assert!(parse("--shared-dir /x --fd 3").is_ok());
+        assert!(parse("--shared-dir /x --fd 3 --socket-path /s")
+            .unwrap_err()
+            .contains("cannot be used with"));
+    }
+
+    #[test]
+    fn tags_fit_the_configuration_space() {
+        let base = "--shared-dir /x --fd 3 --tag";
+        assert!(parse(&format!("{base} {}", "t".repeat(36))).is_ok());
+        assert!(parse(&format!("{base} {}", "t".repeat(37)))
+            .unwrap_err()
+            .contains("this one has 37"));
+    }
+
+    #[test]
+    fn the_last_of_announce_and_no_announce_counts() {
+        let base = "--shared-dir /x --fd 3";
+        let a = parse(&format!(
+            "{base} --no-announce-submounts --announce-submounts"
+        ))
+        .unwrap();
+        assert!(!a.share.no_announce_submounts);
+        let a = parse(&format!(
+            "{base} --announce-submounts --no-announce-submounts"
+        ))
+        .unwrap();
+        assert!(a.share.no_announce_submounts);
+    }
+}

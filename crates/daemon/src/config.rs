@@ -1,0 +1,193 @@
+//! The command line, checked as a whole.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use ferryfs_core::passthrough::config as fs;
+use ferryfs_sandbox::Mode;
+use ferryfs_state::{Registry, StateError};
+
+use crate::args::{Args, CachePolicy, FileHandles, LogLevel, MigrationMode, OnError, SandboxMode};
+
+/// Where the front-end is met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Socket {
+    /// A socket to be made.
+    Path(PathBuf),
+    /// An inherited descriptor that listens.
+    Fd(RawFd),
+}
+
+/// What the daemon is to do.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The share.
+    pub shared_dir: PathBuf,
+    /// Where the front-end is met.
+    pub socket: Socket,
+    /// The rest of the command line, each checked by itself.
+    pub args: Args,
+    /// How the process is confined.
+    pub sandbox: Mode,
+}
+
+/// Why a command line makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// clap sees to it, unless a variant builds [`Args`] by itself.
+    #[error("no shared directory; use --shared-dir PATH")]
+    NoShare,
+    /// As above.
+    #[error("no socket; use --socket-path PATH or --fd FD")]
+    NoSocket,
+    /// Standard streams are no sockets.
+    #[error("--fd {0} is no descriptor of a listening socket; pass 3 or more")]
+    Fd(RawFd),
+    /// The format is not built in.
+    #[error("--state-format")]
+    Format(#[source] StateError),
+}
+
+impl Config {
+    /// Checks `args` for a process that is root (`privileged`) or not, with
+    /// `formats` built in.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn new(args: Args, formats: &Registry, privileged: bool) -> Result<Config, ConfigError> {
+        formats
+            .get(&args.migration.state_format)
+            .map_err(ConfigError::Format)?;
+        let socket = match (args.connection.fd, &args.connection.socket_path) {
+            (Some(fd), _) if fd < 3 => return Err(ConfigError::Fd(fd)),
+            (Some(fd), _) => Socket::Fd(fd),
+            (None, Some(path)) => Socket::Path(path.clone()),
+            (None, None) => return Err(ConfigError::NoSocket),
+        };
+        let sandbox = match args.safety.sandbox {
+            Some(SandboxMode::Chroot) => Mode::Chroot,
+            Some(SandboxMode::None) => Mode::None,
+            None if privileged => Mode::Chroot,
+            None => Mode::None,
+        };
+        Ok(Config {
+            shared_dir: args.shared_dir.clone().ok_or(ConfigError::NoShare)?,
+            socket,
+            sandbox,
+            args,
+        })
+    }
+
+    /// What the passthrough is told, for a share whose root is `root`.
+    pub(crate) fn passthrough(&self, root: std::os::fd::OwnedFd) -> fs::Config {
+        let share = &self.args.share;
+        let migration = &self.args.migration;
+        let mut config = fs::Config::new(root);
+        config.cache = match share.cache {
+            CachePolicy::Auto => fs::CachePolicy::auto(),
+            CachePolicy::Always => fs::CachePolicy::always(),
+            CachePolicy::Metadata => fs::CachePolicy::metadata(),
+            CachePolicy::Never => fs::CachePolicy::Never,
+        };
+        config.writeback = share.writeback;
+        config.readdirplus = !share.no_readdirplus && share.cache != CachePolicy::Never;
+        config.allow_direct_io = share.allow_direct_io;
+        config.allow_mmap = share.allow_mmap;
+        config.preserve_noatime = share.preserve_noatime;
+        config.announce_submounts = !share.no_announce_submounts;
+        config.xattr = share.xattr;
+        config.inode_file_handles = match share.inode_file_handles {
+            FileHandles::Never => fs::InodeFileHandles::Never,
+            FileHandles::Prefer => fs::InodeFileHandles::Prefer,
+            FileHandles::Mandatory => fs::InodeFileHandles::Mandatory,
+        };
+        config.migration_mode = match migration.migration_mode {
+            MigrationMode::FindPaths => fs::MigrationMode::FindPaths,
+            MigrationMode::FileHandles => fs::MigrationMode::FileHandles,
+        };
+        config.migration_on_error = match migration.migration_on_error {
+            OnError::Abort => fs::MigrationOnError::Abort,
+            OnError::GuestError => fs::MigrationOnError::GuestError,
+        };
+        config
+    }
+
+    pub(crate) fn log_level(&self) -> log::LevelFilter {
+        level(self.args.safety.log_level)
+    }
+}
+
+pub(crate) fn level(level: LogLevel) -> log::LevelFilter {
+    match level {
+        LogLevel::Off => log::LevelFilter::Off,
+        LogLevel::Error => log::LevelFilter::Error,
+        LogLevel::Warn => log::LevelFilter::Warn,
+        LogLevel::Info => log::LevelFilter::Info,
+        LogLevel::Debug => log::LevelFilter::Debug,
+        LogLevel::Trace => log::LevelFilter::Trace,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn config(line: &str, privileged: bool) -> Result<Config, ConfigError> {
+        let words = std::iter::once("ferryfsd").chain(line.split_whitespace());
+        Config::new(Args::parse_from(words), &crate::stock_formats(), privileged)
+    }
+
+    #[test]
+    fn root_is_confined_unless_told_otherwise() {
+        let line = "--shared-dir /x --fd 3";
+        assert_eq!(config(line, true).unwrap().sandbox, Mode::Chroot);
+        assert_eq!(config(line, false).unwrap().sandbox, Mode::None);
+        let line = "--shared-dir /x --fd 3 --sandbox none";
+        assert_eq!(config(line, true).unwrap().sandbox, Mode::None);
+    }
+
+    #[test]
+    fn formats_that_are_not_built_in_are_refused_by_name() {
+        let line = "--shared-dir /x --fd 3 --state-format";
+        for name in ["postcard", "msgpack", "postcard+zstd", "msgpack+zstd"] {
+            assert!(config(&format!("{line} {name}"), true).is_ok());
+        }
+        let error = config(&format!("{line} xml"), true).unwrap_err();
+        let text = ferryfs_state::error_line(&error);
+        assert!(
+            text.contains("xml") && text.contains("msgpack+zstd"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn standard_streams_are_no_sockets() {
+        assert!(matches!(
+            config("--shared-dir /x --fd 0", true),
+            Err(ConfigError::Fd(0))
+        ));
+    }
+
+    #[test]
+    fn options_reach_the_file_system() {
+        let root = || std::fs::File::open("/").unwrap().into();
+        let c = config("--shared-dir /x --fd 3", true)
+            .unwrap()
+            .passthrough(root());
+        assert!(c.readdirplus && c.announce_submounts && !c.writeback && !c.xattr);
+        assert_eq!(c.inode_file_handles, fs::InodeFileHandles::Prefer);
+        let line =
+            "--shared-dir /x --fd 3 --cache never --writeback --xattr --no-announce-submounts \
+                    --allow-direct-io --allow-mmap --preserve-noatime \
+                    --inode-file-handles=mandatory --migration-mode file-handles \
+                    --migration-on-error guest-error";
+        let c = config(line, true).unwrap().passthrough(root());
+        assert_eq!(c.cache, fs::CachePolicy::Never);
+        assert!(!c.readdirplus && !c.announce_submounts && c.writeback && c.xattr);
+        assert!(c.allow_direct_io && c.allow_mmap && c.preserve_noatime);
+        assert_eq!(c.inode_file_handles, fs::InodeFileHandles::Mandatory);
+        assert_eq!(c.migration_mode, fs::MigrationMode::FileHandles);
+        assert_eq!(c.migration_on_error, fs::MigrationOnError::GuestError);
+    }
+}

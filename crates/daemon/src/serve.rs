@@ -1,0 +1,234 @@
+//! From the command line to the end of the last connection.
+
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{CommandFactory, FromArgMatches};
+use ferryfs_core::migrate::MigrateFs;
+use ferryfs_core::passthrough::{Passthrough, SetupError};
+use ferryfs_core::server::{CrossingConfig, Server, ServerConfig};
+use ferryfs_sandbox::{raise_open_file_limit, LimitError, SandboxError};
+use ferryfs_state::{error_line, Limits, Registry, StateError, WriterInfo};
+use ferryfs_vhost::{
+    ConfigError as DeviceConfigError, Device, DeviceConfig, ExitReason, ListenSocket, ServeError,
+    SocketError, StopHandle,
+};
+use rustix::fs::{Mode, OFlags, CWD};
+
+use crate::args::Args;
+use crate::config::{level, Config, ConfigError, Socket};
+use crate::{capabilities, logging, signals};
+
+/// How a daemon ended, having served what it was to serve.
+pub type Ending = ExitReason;
+
+/// Why a daemon could not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The command line makes no sense.
+    #[error("bad arguments")]
+    Config(#[source] ConfigError),
+    /// The share cannot be opened.
+    #[error("failed to open the shared directory {path}")]
+    Share {
+        /// As given.
+        path: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket cannot be had.
+    #[error("failed to listen")]
+    Socket(#[source] SocketError),
+    /// The inherited descriptor does not listen.
+    #[error("--fd {fd} is not a listening Unix socket")]
+    Inherited {
+        /// As given.
+        fd: i32,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The limit of descriptors.
+    #[error("failed to set limits")]
+    Limit(#[source] LimitError),
+    /// The file system cannot be made.
+    #[error("failed to set up the file system")]
+    FileSystem(#[source] SetupError),
+    /// The state format.
+    #[error("failed to set up the state format")]
+    Format(#[source] StateError),
+    /// The device cannot be made.
+    #[error("failed to set up the device")]
+    Device(#[source] DeviceConfigError),
+    /// The process cannot be confined.
+    #[error("failed to confine the daemon")]
+    Sandbox(#[source] SandboxError),
+    /// Threads or descriptors are short.
+    #[error("failed to start")]
+    Start(#[source] io::Error),
+    /// A front-end cannot be served.
+    #[error("failed to serve")]
+    Serve(#[source] ServeError),
+}
+
+/// See [`crate::Daemon::main`].
+pub(crate) fn main<F: MigrateFs>(
+    name: &'static str,
+    version: &'static str,
+    formats: Registry,
+    make: impl FnOnce(Passthrough) -> Result<F, SetupError>,
+) -> ExitCode {
+    let command = Args::command().name(name).version(version);
+    let args = match command
+        .try_get_matches()
+        .and_then(|matches| Args::from_arg_matches(&matches))
+    {
+        Ok(args) => args,
+        Err(e) => {
+            // Help and version are "errors" that go to standard output.
+            let code = if e.use_stderr() { 2 } else { 0 };
+            let _ = e.print();
+            return ExitCode::from(code);
+        }
+    };
+    if args.print_capabilities {
+        println!("{}", capabilities::json());
+        return ExitCode::SUCCESS;
+    }
+    logging::start(level(args.safety.log_level));
+    let writer = WriterInfo::new(name, version);
+    let privileged = rustix::process::geteuid().is_root();
+    let ended = Config::new(args, &formats, privileged)
+        .map_err(DaemonError::Config)
+        .and_then(|config| run(config, formats, writer, make));
+    match ended {
+        Ok(ending) => {
+            log::info!("ended: {}", ending_text(ending));
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            log::error!("{}", error_line(&e));
+            match e {
+                DaemonError::Config(_) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn ending_text(ending: Ending) -> &'static str {
+    match ending {
+        ExitReason::Disconnected => "the front-end hung up",
+        ExitReason::Refused => "the front-end was hung up on",
+        ExitReason::Stopped => "asked to by a signal",
+    }
+}
+
+/// Serves as `config` says until the end.
+///
+/// The order matters: what needs the host's name space first, then the
+/// confinement, and threads only behind it, since capabilities are a thread's own.
+fn run<F: MigrateFs>(
+    config: Config,
+    formats: Registry,
+    writer: WriterInfo,
+    make: impl FnOnce(Passthrough) -> Result<F, SetupError>,
+) -> Result<Ending, DaemonError> {
+    logging::start(config.log_level());
+    let share = rustix::fs::openat(
+        CWD,
+        &config.shared_dir,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|e| DaemonError::Share {
+        path: config.shared_dir.display().to_string(),
+        source: e.into(),
+    })?;
+    let limit =
+        raise_open_file_limit(config.args.safety.rlimit_nofile).map_err(DaemonError::Limit)?;
+    let socket = listen(&config.socket)?;
+    // From here on the guest's modes are what counts; it applies its own umask.
+    rustix::process::umask(Mode::empty());
+
+    let crossing = CrossingConfig::new(
+        formats,
+        &config.args.migration.state_format,
+        writer,
+        Limits::default(),
+    )
+    .map_err(DaemonError::Format)?;
+    let passthrough =
+        Passthrough::new(config.passthrough(share)).map_err(DaemonError::FileSystem)?;
+    let server = Server::new(
+        make(passthrough).map_err(DaemonError::FileSystem)?,
+        ServerConfig {
+            crossing: Some(crossing),
+            ..ServerConfig::default()
+        },
+    );
+    let device = Device::new(
+        Arc::new(server),
+        DeviceConfig {
+            tag: config.args.connection.tag.clone(),
+            request_queues: config.args.connection.request_queues,
+            ..DeviceConfig::default()
+        },
+    )
+    .map_err(DaemonError::Device)?;
+
+    ferryfs_sandbox::enter(config.sandbox, &config.shared_dir).map_err(DaemonError::Sandbox)?;
+    let stop = StopHandle::new().map_err(DaemonError::Start)?;
+    let on_signal = stop.clone();
+    signals::watch(move |number| {
+        log::info!("signal {number}: completing what is under way, then ending");
+        on_signal.stop();
+    })
+    .map_err(DaemonError::Start)?;
+
+    log::info!(
+        "sharing {}: sandbox {:?}, at most {limit} open descriptors, waiting for a front-end",
+        config.shared_dir.display(),
+        config.sandbox
+    );
+    ferryfs_vhost::run(
+        &Arc::new(device),
+        socket.listener(),
+        config.args.connection.keep_listening,
+        &stop,
+    )
+    .map_err(DaemonError::Serve)
+}
+
+fn listen(socket: &Socket) -> Result<ListenSocket, DaemonError> {
+    match socket {
+        Socket::Path(path) => {
+            // Who can connect can read and write the share as the daemon.
+            let before = rustix::process::umask(Mode::RWXG | Mode::RWXO);
+            let socket = ListenSocket::bind(path);
+            rustix::process::umask(before);
+            socket.map_err(DaemonError::Socket)
+        }
+        Socket::Fd(fd) => {
+            let failed = |source| DaemonError::Inherited { fd: *fd, source };
+            // SAFETY: fcntl with F_GETFD takes no pointer; it tells whether the
+            // number is an open descriptor.
+            if unsafe { libc::fcntl(*fd, libc::F_GETFD) } < 0 {
+                return Err(failed(io::Error::last_os_error()));
+            }
+            // SAFETY: the descriptor is open, and was handed to this process to
+            // be its own; nothing else in it knows the number.
+            let fd = unsafe { OwnedFd::from_raw_fd(*fd) };
+            let listening = rustix::net::sockopt::socket_acceptconn(fd.as_fd())
+                .map_err(|e| failed(e.into()))?;
+            if !listening {
+                return Err(failed(io::Error::from_raw_os_error(libc::EINVAL)));
+            }
+            Ok(ListenSocket::inherited(UnixListener::from(fd)))
+        }
+    }
+}
