@@ -32,6 +32,7 @@ mod serve;
 mod socket;
 mod stop;
 mod transfer;
+mod vet;
 mod vring;
 
 pub use device::{ConfigError, Device, DeviceConfig, OnDisconnect};

@@ -23,6 +23,7 @@ use rustix::net::{
 };
 
 use crate::stop::StopHandle;
+use crate::vet::vet;
 
 /// Length of a message's header in bytes.
 pub const HEADER_LEN: usize = 12;
@@ -75,6 +76,11 @@ impl Message {
     /// Flags: version in bits 0 and 1, REPLY in bit 2, NEED_REPLY in bit 3.
     pub fn flags(&self) -> u32 {
         self.word(4)
+    }
+
+    /// The message as it is on the wire.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// What follows the header.
@@ -221,6 +227,9 @@ pub(crate) fn relay(
             *last_request = message.request();
             match door.inspect(message) {
                 Verdict::Forward(message) => {
+                    if let Err(why) = vet(&message) {
+                        return Ok(RelayEnd::Broken(why));
+                    }
                     to_handler.push(message);
                     let _ = to_handler.flush(handler.as_fd());
                 }

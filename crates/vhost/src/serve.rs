@@ -1,6 +1,6 @@
 //! Serving front-ends: one connection, or one after the other.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, TryLockError};
@@ -14,7 +14,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::device::Device;
 use crate::private_socket::listener_with_connection;
-use crate::relay::{relay, FrontDoor, OpenDoor, RelayEnd};
+use crate::relay::{relay, FrontDoor, Message, OpenDoor, RelayEnd, HEADER_LEN};
 use crate::stop::StopHandle;
 use crate::vring::{RingControl, Rings};
 
@@ -152,7 +152,7 @@ pub fn serve_with_door<S: Service + Crossing>(
     device.prepare().map_err(ServeError::Prepare)?;
     let control = RingControl::new(Arc::clone(device.service()) as _);
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let (rings, daemon) = Rings::collect(Arc::clone(&control), || {
+    let (rings, daemon) = Rings::collect(control, || {
         VhostUserDaemon::new("vhost-user".into(), Arc::clone(device), memory)
     });
     let mut daemon = daemon.map_err(|e| {
@@ -162,13 +162,11 @@ pub fn serve_with_door<S: Service + Crossing>(
     let rings = Arc::new(rings);
 
     let mut last_request = 0;
-    let mut interruption = None;
     let started = start_handler(device, &mut daemon, &rings);
     let relayed = started.and_then(|handler| {
         let end = relay(&front, &handler, door, stop, &mut last_request, || {
-            // Whatever makes the message handler wait ends: nobody waits for it.
+            // The message handler may be waiting for a transfer that ends with this only.
             device.give_up();
-            interruption = Some(control.interrupt());
         })
         .map_err(ServeError::Prepare);
         // The message handler sees the end behind what it has not read yet.
@@ -180,7 +178,6 @@ pub fn serve_with_door<S: Service + Crossing>(
     rings.stop_all();
     // Joins the queues' threads.
     drop(daemon);
-    drop(interruption);
     drop(rings);
     device.disconnected();
     let (end, _handler) = relayed?;
@@ -202,7 +199,20 @@ fn start_handler<S: Service + Crossing>(
     daemon
         .start(&mut Listener::from(listener))
         .map_err(ServeError::Handler)?;
+    introduce(&stream).map_err(ServeError::Prepare)?;
     Ok(stream)
+}
+
+/// Asks for the features in the front-end's place.
+///
+/// The message handler acknowledges nothing (REPLY_ACK) until somebody has asked; a
+/// front-end that knows what it wants need not, and would wait forever.
+fn introduce(mut handler: &UnixStream) -> io::Result<()> {
+    const GET_FEATURES: u32 = 1;
+    const VERSION: u32 = 1;
+    handler.set_nonblocking(false)?;
+    handler.write_all(Message::new(GET_FEATURES, VERSION, &[]).bytes())?;
+    handler.read_exact(&mut [0; HEADER_LEN + 8])
 }
 
 fn dup_epoll(handler: &impl std::os::fd::AsRawFd) -> io::Result<std::os::fd::OwnedFd> {
