@@ -216,7 +216,8 @@ pub struct FsClient {
     segment: usize,
 }
 
-/// A request in flight.
+/// A request in flight. Dropped without waiting, its answer is thrown away when it
+/// comes.
 #[derive(Debug)]
 pub struct Pending<R> {
     queue: Arc<SharedQueue>,
@@ -231,7 +232,16 @@ pub struct Pending<R> {
     body_at: usize,
     sink: bool,
     answered: bool,
+    taken: bool,
     decode: fn(Body) -> Result<R, Short>,
+}
+
+impl<R> Drop for Pending<R> {
+    fn drop(&mut self) {
+        if !self.taken {
+            self.queue.abandon(self.token);
+        }
+    }
 }
 
 /// Room for bodies up to this many bytes is taken beside the request; larger bodies
@@ -410,6 +420,7 @@ impl FsClient {
             body_at,
             sink: call.sink.is_some(),
             answered: call.answered,
+            taken: false,
             decode: call.decode,
         })
     }
@@ -558,9 +569,10 @@ impl<R> Pending<R> {
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub fn wait(self) -> Result<R, ClientError> {
+    pub fn wait(mut self) -> Result<R, ClientError> {
         let written = self.queue.wait(self.token, self.timeout);
         let written = written.map_err(|source| self.queue_error(source))?;
+        self.taken = true;
         let (opcode, nodeid) = (self.opcode, self.nodeid);
         let body = self.body(written)?;
         let len = body.len;

@@ -55,6 +55,18 @@ impl DirtyLog {
         self.size
     }
 
+    /// First guest-physical address that the log has no bit for.
+    pub fn end(&self) -> u64 {
+        self.size * 8 * PAGE_SIZE
+    }
+
+    /// Adds what is dirty in another log, which must not be larger.
+    pub fn merge(&self, other: &DirtyLog) {
+        for (ours, theirs) in self.words().iter().zip(other.words()) {
+            ours.fetch_or(theirs.load(Ordering::Acquire), Ordering::AcqRel);
+        }
+    }
+
     fn words(&self) -> &[AtomicU64] {
         // SAFETY: mapped by `new` with this size, page-aligned, borrowed from self;
         // AtomicU64 allows that the daemon changes it meanwhile.
@@ -108,5 +120,17 @@ mod tests {
         assert_eq!(log.peek(), expected);
         assert_eq!(log.take(), expected);
         assert!(log.take().is_empty());
+    }
+
+    #[test]
+    fn merging_keeps_both() {
+        let (small, large) = (DirtyLog::new(1 << 20), DirtyLog::new(1 << 40));
+        let (small, large) = (small.expect("log"), large.expect("log"));
+        assert!(small.end() >= 1 << 20 && large.end() >= 1 << 40);
+        small.fd.write_all_at(&[0b10], 0).expect("write");
+        large.fd.write_all_at(&[0b1], 0).expect("write");
+        large.merge(&small);
+        assert_eq!(large.take(), [0, PAGE_SIZE]);
+        assert_eq!(small.take(), [PAGE_SIZE]);
     }
 }

@@ -109,8 +109,8 @@ pub struct Frontend {
 }
 
 impl Frontend {
-    /// Connects to a daemon's socket. One that is only about to listen is waited for,
-    /// up to five seconds.
+    /// Connects to a daemon's socket. One that is bound but not yet listened to is
+    /// waited for, up to five seconds.
     ///
     /// # Errors
     /// [`FrontendError::Connect`].
@@ -121,8 +121,7 @@ impl Frontend {
             match UnixStream::connect(path) {
                 Ok(socket) => return Ok(Self::from_stream(socket)),
                 Err(source) => {
-                    use std::io::ErrorKind::{ConnectionRefused, NotFound};
-                    let early = matches!(source.kind(), ConnectionRefused | NotFound);
+                    let early = source.kind() == std::io::ErrorKind::ConnectionRefused;
                     if !early || Instant::now() >= deadline {
                         return Err(FrontendError::Connect {
                             path: path.to_owned(),

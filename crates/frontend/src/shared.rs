@@ -4,7 +4,7 @@
 //! left for whoever waits for them. Nobody holds the lock while asleep, so a queue can
 //! be stopped and moved to another daemon while requests are waited for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ use crate::queue::{Keep, Queue, QueueError, Segment, Token};
 struct State {
     queue: Queue,
     done: HashMap<Token, u32>,
+    /// Chains nobody waits for any more.
+    abandoned: HashSet<Token>,
     /// A thread polls the call eventfd.
     polled: bool,
     /// Threads that wait on the condition variable.
@@ -34,6 +36,7 @@ impl SharedQueue {
         let state = State {
             queue,
             done: HashMap::new(),
+            abandoned: HashSet::new(),
             polled: false,
             sleepers: 0,
             spin: Duration::ZERO,
@@ -52,8 +55,10 @@ impl SharedQueue {
     fn reap(&self, state: &mut State) -> Result<(), QueueError> {
         let mut any = false;
         while let Some(done) = state.queue.pop()? {
-            state.done.insert(done.token, done.written);
-            any = true;
+            if !state.abandoned.remove(&done.token) {
+                state.done.insert(done.token, done.written);
+                any = true;
+            }
         }
         if any && state.sleepers > 0 {
             self.woken.notify_all();
@@ -153,9 +158,24 @@ impl SharedQueue {
         }
     }
 
-    /// Forgets completions nobody took, after the queue was reset.
-    pub fn clear_done(&self) {
-        self.lock().done.clear();
+    /// Says that nobody will wait for the chain `token`. Its buffers stay allocated
+    /// until it comes back.
+    pub fn abandon(&self, token: Token) {
+        let mut state = self.lock();
+        if state.done.remove(&token).is_none() {
+            state.abandoned.insert(token);
+        }
+    }
+
+    /// Empties the queue ([`Queue::reset`]) and forgets what came back from it.
+    ///
+    /// # Errors
+    /// Those of [`Queue::reset`].
+    pub fn reset(&self) -> Result<(), QueueError> {
+        let mut state = self.lock();
+        state.done.clear();
+        state.abandoned.clear();
+        state.queue.reset()
     }
 
     /// Sleeps until there may be something new. True when the deadline passed while

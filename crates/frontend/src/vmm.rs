@@ -327,6 +327,17 @@ impl Vm {
             self.memory.remove_region(config.gpa);
         }
         step("adding memory", added)?;
+        if let Some(log) = self.log.take_if(|log| log.end() < config.gpa + config.size) {
+            // The log must reach as far as memory does. Nothing already in it is lost.
+            let larger = DirtyLog::new(self.memory.end())?;
+            let handed = step(
+                "handing a larger dirty log over",
+                self.frontend.set_log_base(&larger),
+            );
+            larger.merge(&log);
+            self.log = Some(larger);
+            handed?;
+        }
         Ok(region)
     }
 
@@ -526,7 +537,7 @@ impl Vm {
     }
 
     /// Resets the device as a rebooting guest does, and starts a new session:
-    /// RESET_DEVICE, empty rings, FUSE_INIT. Requests in flight are forgotten.
+    /// RESET_DEVICE, features again, empty rings, FUSE_INIT. Requests in flight are forgotten.
     ///
     /// # Errors
     /// Any [`VmError`].
@@ -536,11 +547,12 @@ impl Vm {
         }
         step("resetting the device", self.frontend.reset_device())?;
         for (index, queue) in self.queues.iter().enumerate() {
-            let reset = queue.with(|queue| queue.reset());
+            let reset = queue.reset();
             reset.map_err(|source| VmError::Queue { index, source })?;
-            queue.clear_done();
         }
         self.bases = Some(vec![0; self.queues.len()]);
+        // A reset device has forgotten its features.
+        self.set_up_memory()?;
         self.start_rings()?;
         if let Some(init) = self.config.init {
             self.client().init(&init).map_err(VmError::Init)?;
