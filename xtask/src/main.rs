@@ -1,2 +1,64 @@
-//! (laid out)
-fn main() {}
+//! Tasks of the workspace: `cargo xtask <task>`.
+
+mod binaries;
+mod command;
+mod demo;
+mod e2e;
+mod fail;
+mod progress;
+mod setup;
+mod suite;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::fail::Result;
+
+#[derive(Parser)]
+#[command(
+    bin_name = "cargo xtask",
+    about = "Build, test and check ferryfs",
+    max_term_width = 100
+)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Show the main job: two daemons, a crossing in each format, everything verified
+    Demo(demo::Args),
+    /// Install what the end-to-end tests need: QEMU, a guest kernel, busybox (root and apt)
+    SetupE2e,
+    /// Let real guests under QEMU live on a daemon and cross to others
+    E2e(e2e::Args),
+    /// Run every test of the workspace
+    Test(suite::Args),
+    /// Check what compiler and clippy do not: see xtask/src/tidy
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    progress::start();
+    match run(Args::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Demo(args) => demo::run(&args),
+        Task::SetupE2e => setup::run().map(drop),
+        Task::E2e(args) => e2e::run(&args),
+        Task::Test(args) => suite::run(&args),
+        Task::Tidy => tidy::run(),
+    }
+}

@@ -1,0 +1,94 @@
+//! One command per line in, one answer per line out.
+//!
+//! Requests are `<number> <command> <words>`; answers `<number> ok <text>` or
+//! `<number> err <text>`. The number lets the other side tell an answer from
+//! what was left in a port that has crossed.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+
+use ferry_guest::{Expectation, MOUNT, READY, TAG};
+
+use crate::checks::{self, Live};
+use crate::sys::{self, At, Failure, Result};
+
+#[derive(Default)]
+struct Agent {
+    live: BTreeMap<&'static str, Box<dyn Live>>,
+}
+
+/// Answers on `port` until it closes.
+pub fn serve(port: File) -> Result<()> {
+    let mut out = port.try_clone().at("dup of the port")?;
+    let mut agent = Agent::default();
+    writeln!(out, "{READY}").at("write to the port")?;
+    for line in BufReader::new(port).lines() {
+        let line = line.at("read from the port")?;
+        let mut words = line.splitn(3, ' ');
+        let number = words.next().unwrap_or_default();
+        let command = words.next().unwrap_or_default();
+        let answer = match agent.run(command, words.next().unwrap_or_default()) {
+            Ok(text) => format!("{number} ok {text}\n"),
+            Err(e) => format!("{number} err {}\n", e.to_string().replace('\n', "\\n")),
+        };
+        out.write_all(answer.as_bytes()).at("write to the port")?;
+    }
+    Ok(())
+}
+
+impl Agent {
+    fn run(&mut self, command: &str, arg: &str) -> Result<String> {
+        match command {
+            "ping" => Ok(String::new()),
+            "mount" => sys::mount(TAG, MOUNT, "virtiofs").map(|()| String::new()),
+            "checks" => Ok(checks::ALL.map(|(name, _)| name).join(" ")),
+            "drop-caches" => sys::drop_caches(arg).map(|()| String::new()),
+            "prepare" => {
+                let (name, prepare) = checks::ALL
+                    .iter()
+                    .find(|(name, _)| *name == arg)
+                    .ok_or_else(|| Failure::new(format!("no check {arg:?}")))?;
+                self.live.insert(name, prepare()?);
+                Ok(String::new())
+            }
+            "verify" => {
+                let live = self
+                    .live
+                    .get_mut(arg)
+                    .ok_or_else(|| Failure::new(format!("{arg:?} is not prepared")))?;
+                live.verify().map(|()| String::new())
+            }
+            "finish" => {
+                let live = self
+                    .live
+                    .remove(arg)
+                    .ok_or_else(|| Failure::new(format!("{arg:?} is not prepared")))?;
+                let words: Vec<_> = live.finish()?.iter().map(Expectation::to_word).collect();
+                rustix::fs::sync();
+                Ok(words.join(" "))
+            }
+            "unmount" => {
+                self.live.clear();
+                sys::unmount(MOUNT).map(|()| String::new())
+            }
+            "sh" => shell(arg),
+            _ => Err(Failure::new(format!("no command {command:?}"))),
+        }
+    }
+}
+
+fn shell(script: &str) -> Result<String> {
+    let out = std::process::Command::new("/bin/busybox")
+        .args(["sh", "-c", script])
+        .output()
+        .at("run busybox")?;
+    let text = String::from_utf8_lossy(&out.stdout)
+        .trim_end()
+        .replace('\n', "\\n");
+    sys::need(out.status.success(), || {
+        let said = String::from_utf8_lossy(&out.stderr);
+        format!("{}: {text} {}", out.status, said.trim_end())
+    })?;
+    Ok(text)
+}

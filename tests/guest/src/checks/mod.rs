@@ -1,0 +1,73 @@
+//! What the guest does before it crosses and looks at afterwards, each check in
+//! a directory of its own in the share.
+
+mod append_create;
+mod cwd;
+mod files;
+pub mod groups;
+mod half_dir;
+mod held;
+mod long_path;
+mod many_open;
+mod mapping;
+mod mode_zero;
+mod names;
+mod program;
+mod renames;
+mod shell;
+mod specials;
+mod submount;
+mod writer;
+mod xattrs;
+
+use std::path::PathBuf;
+
+use ferry_guest::{Expectation, MOUNT};
+
+use crate::sys::{At, Result};
+
+/// A check between its preparation and its end.
+pub trait Live {
+    /// Looks at everything, and goes on working with it. Called after each
+    /// crossing, and after each one that failed.
+    fn verify(&mut self) -> Result<()>;
+
+    /// Ends the work; says what must now be in the share.
+    fn finish(self: Box<Self>) -> Result<Vec<Expectation>>;
+}
+
+type Prepare = fn() -> Result<Box<dyn Live>>;
+
+/// Every check by name. The writers come last, so that as little as possible
+/// stands between their start and the crossing.
+pub const ALL: [(&str, Prepare); 17] = [
+    ("open-files", files::prepare),
+    ("append-create", append_create::prepare),
+    ("cwd", cwd::prepare),
+    ("half-dir", half_dir::prepare),
+    ("mmap", mapping::prepare),
+    ("many-open", many_open::prepare),
+    ("program", program::prepare),
+    ("shell", shell::prepare),
+    ("names", names::prepare),
+    ("long-path", long_path::prepare),
+    ("specials", specials::prepare),
+    ("mode-zero", mode_zero::prepare),
+    ("submount", submount::prepare),
+    ("xattr", xattrs::prepare),
+    ("groups", groups::prepare),
+    ("renames", renames::prepare),
+    ("writer", writer::prepare),
+];
+
+/// Makes the directory of check `name`; answers its path in the guest.
+fn own_dir(name: &str) -> Result<PathBuf> {
+    let dir = PathBuf::from(MOUNT).join(name);
+    std::fs::create_dir(&dir).at(format_args!("mkdir {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// `path` relative to the share's root.
+fn in_share(path: &std::path::Path) -> PathBuf {
+    path.strip_prefix(MOUNT).unwrap_or(path).to_owned()
+}

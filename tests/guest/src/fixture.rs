@@ -1,0 +1,67 @@
+//! What the host puts into the share before the guest boots.
+//!
+//! Thousands of files are made by the host because it does so in milliseconds;
+//! a guest under emulation takes seconds.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Directory below the share's root that holds everything of the fixture.
+pub const DIR: &str = "fixture";
+/// Entries of the directory that is half read when the guest crosses.
+pub const ENTRIES: usize = 3_000;
+/// Files that are open when the guest crosses.
+pub const OPEN_FILES: usize = 2_000;
+/// Directory on which the host mounts another file system, where it may.
+pub const SUBMOUNT: &str = "fixture/submount";
+/// The agent's own executable, to be run from the share.
+pub const PROGRAM: &str = "fixture/program";
+
+/// Name of entry `n` of `fixture/entries`.
+pub fn entry_name(n: usize) -> String {
+    // Lengths differ so that entries do not line up with the kernel's buffers.
+    format!("entry-{n:04}{}", "-".repeat(n % 17))
+}
+
+/// Name of file `n` of `fixture/open`.
+pub fn open_name(n: usize) -> String {
+    format!("{n:04}")
+}
+
+/// Content of file `n` of `fixture/open`: 16 bytes.
+pub fn open_content(n: usize) -> Vec<u8> {
+    format!("open file {n:05}\n").into_bytes()
+}
+
+/// Makes the fixture under `share`, whose guest will run `program`.
+///
+/// # Errors
+/// As of the file operations.
+pub fn make(share: &Path, program: &Path) -> io::Result<()> {
+    let dir = share.join(DIR);
+    std::fs::create_dir_all(dir.join("entries"))?;
+    for n in 0..ENTRIES {
+        std::fs::write(dir.join("entries").join(entry_name(n)), b"")?;
+    }
+    std::fs::create_dir_all(dir.join("open"))?;
+    for n in 0..OPEN_FILES {
+        std::fs::write(dir.join("open").join(open_name(n)), open_content(n))?;
+    }
+    std::fs::create_dir_all(share.join(SUBMOUNT))?;
+    std::fs::copy(program, share.join(PROGRAM))?;
+    std::fs::set_permissions(share.join(PROGRAM), std::fs::Permissions::from_mode(0o755))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_distinct_and_contents_have_one_length() {
+        let names: HashSet<_> = (0..ENTRIES).map(entry_name).collect();
+        assert_eq!(names.len(), ENTRIES);
+        assert!((0..OPEN_FILES).all(|n| open_content(n).len() == 16));
+    }
+}

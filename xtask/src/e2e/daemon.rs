@@ -1,0 +1,183 @@
+//! The daemon under test: ferryfsd, or stock virtiofsd for comparison.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::process::Process;
+use super::scenario::Mode;
+use super::wait;
+use crate::binaries;
+use crate::fail::{need, Fail, Result};
+
+const START: Duration = Duration::from_secs(20);
+/// From the end of its front-end to its own.
+const END: Duration = Duration::from_secs(20);
+
+/// Which daemon it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Ours, or a variant made from it.
+    Ferryfsd,
+    /// The stock daemon, which has fewer options.
+    Virtiofsd,
+}
+
+/// An executable.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: Kind,
+    /// What it says of its version.
+    pub version: String,
+}
+
+impl Program {
+    /// Looks at the executable at `path`.
+    pub fn new(path: PathBuf) -> Result<Self> {
+        let version = binaries::version(&path)?;
+        let kind = if version.starts_with("virtiofsd") {
+            Kind::Virtiofsd
+        } else {
+            Kind::Ferryfsd
+        };
+        Ok(Self {
+            path,
+            kind,
+            version,
+        })
+    }
+}
+
+/// How a daemon is started.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// How its state is to be found again.
+    pub mode: Mode,
+    /// What its state is written in (ferryfsd).
+    pub format: &'static str,
+    /// Whether the guest may collect writes.
+    pub writeback: bool,
+    /// Whether to survive its front-end (ferryfsd).
+    pub keep_listening: bool,
+}
+
+/// A running daemon.
+pub struct Daemon {
+    process: Process,
+    socket: PathBuf,
+}
+
+impl Daemon {
+    /// Starts one that serves `share` on `socket`.
+    pub fn start(
+        program: &Program,
+        setup: &Setup,
+        name: &str,
+        share: &Path,
+        socket: &Path,
+        log: &Path,
+    ) -> Result<Self> {
+        let mut command = Command::new(&program.path);
+        command.arg("--socket-path").arg(socket);
+        command.arg("--shared-dir").arg(share);
+        command.args(["--cache", "auto", "--xattr", "--log-level", "info"]);
+        command.args(["--migration-mode", setup.mode.name()]);
+        // Each mode with the kind of inodes that stands to lose most by it.
+        command.arg(format!("--inode-file-handles={}", setup.mode.inodes()));
+        if setup.writeback {
+            command.arg("--writeback");
+        }
+        match program.kind {
+            Kind::Virtiofsd => {
+                command.args(["--sandbox", "none", "--seccomp", "none"]);
+            }
+            Kind::Ferryfsd => {
+                command.args(["--state-format", setup.format]);
+                if setup.keep_listening {
+                    command.arg("--keep-listening");
+                }
+            }
+        }
+        command.env_remove("RUST_LOG");
+        let mut daemon = Self {
+            process: Process::start(name, command, log)?,
+            socket: socket.to_owned(),
+        };
+        wait::until(&format!("{name}'s socket"), START, || {
+            if let Some(status) = daemon.process.ended()? {
+                return Err(Fail::new(format!("{name} ended at once: {status}")));
+            }
+            Ok(daemon.socket.exists().then_some(()))
+        })
+        .map_err(|e| Fail::new(format!("{e}\n{}", daemon.process.log_tail())))?;
+        Ok(daemon)
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Waits for it to end as its front-end has, with 0.
+    pub fn wait_end(mut self) -> Result<()> {
+        let status = self.process.wait_end(END)?;
+        need(status.success(), || {
+            format!(
+                "{} ended with {status}\n{}",
+                self.process.name(),
+                self.process.log_tail()
+            )
+        })
+    }
+
+    /// The last size of a state that its log tells.
+    pub fn state_bytes(&self) -> Option<u64> {
+        self.process.log().lines().rev().find_map(state_bytes)
+    }
+}
+
+/// The bytes in a line such as "state saved: 1234 bytes" or "state bytes=1234".
+fn state_bytes(line: &str) -> Option<u64> {
+    if !line.contains("state") {
+        return None;
+    }
+    let words: Vec<&str> = line
+        .split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '(' | ')' | ':'))
+        .filter(|word| !word.is_empty())
+        .collect();
+    let unit = words
+        .windows(2)
+        .find(|pair| pair[1] == "bytes")
+        .and_then(|pair| pair[0].parse().ok());
+    unit.or_else(|| {
+        words
+            .iter()
+            .find_map(|word| word.strip_prefix("bytes=")?.parse().ok())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::state_bytes;
+
+    #[test]
+    fn sizes_of_states_are_found_in_logs() {
+        for line in [
+            "[INFO vhost] state saved: 1234 bytes in 2 ms",
+            "[INFO vhost] saved the state (postcard, 1234 bytes)",
+            "[INFO vhost] state bytes=1234 ms=5",
+        ] {
+            assert_eq!(state_bytes(line), Some(1_234), "{line}");
+        }
+        assert_eq!(state_bytes("wrote 5 bytes"), None);
+        assert_eq!(state_bytes("state is fine"), None);
+    }
+}

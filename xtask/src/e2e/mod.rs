@@ -1,0 +1,263 @@
+//! `e2e`: real guests (Linux under QEMU's emulation) live on a daemon and cross
+//! to others.
+//!
+//! Each scenario boots one guest, whose agent (`tests/guest`) makes every check
+//! of its list; then it crosses, and they are verified, from inside and from the
+//! host's side.
+
+mod agent;
+mod cpio;
+mod daemon;
+mod image;
+mod journey;
+mod lines;
+mod process;
+mod qmp;
+mod scenario;
+mod share;
+mod vm;
+mod wait;
+
+use std::path::{Path, PathBuf};
+
+use crate::fail::{need, Context, Fail, Result};
+use crate::setup::Tools;
+use crate::{binaries, progress, setup, workspace};
+use daemon::Program;
+use journey::{Measured, Run};
+use scenario::Scenario;
+use share::Share;
+use vm::Machine;
+
+/// Options of `e2e`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Run the scenarios whose name contains this (repeatable); all by default
+    #[arg(value_name = "NAME")]
+    pub filter: Vec<String>,
+
+    /// List the scenarios
+    #[arg(long)]
+    pub list: bool,
+
+    /// Make only these checks (comma-separated)
+    #[arg(long, value_name = "CHECKS", value_delimiter = ',')]
+    pub check: Vec<String>,
+
+    /// Cargo profile of the daemon that is built
+    #[arg(long, default_value = "release")]
+    pub profile: String,
+
+    /// Keep the shares of scenarios that passed, too
+    #[arg(long)]
+    pub keep: bool,
+
+    /// Test this daemon (ferryfsd, a variant, or virtiofsd) instead of building one
+    #[arg(long, value_name = "PATH")]
+    pub daemon: Option<PathBuf>,
+}
+
+impl Default for Args {
+    /// As without any option.
+    fn default() -> Self {
+        Self {
+            filter: Vec::new(),
+            list: false,
+            check: Vec::new(),
+            profile: "release".to_owned(),
+            keep: false,
+            daemon: None,
+        }
+    }
+}
+
+struct Outcome {
+    scenario: Scenario,
+    measured: Measured,
+    seconds: f64,
+    result: Result<()>,
+}
+
+/// Runs what `args` asks for.
+pub fn run(args: &Args) -> Result<()> {
+    let chosen = chosen(&args.filter)?;
+    if args.list {
+        for s in chosen {
+            println!(
+                "{:28} {:13} {}",
+                s.name,
+                s.mode.name(),
+                s.formats.join(", ")
+            );
+        }
+        return Ok(());
+    }
+    let tools = setup::find()?;
+    let program = match &args.daemon {
+        Some(path) => path.canonicalize().context(path.display())?,
+        None => binaries::build("ferryfsd", &args.profile)?,
+    };
+    let program = Program::new(program)?;
+    let agent = binaries::guest_agent()?;
+    let dir = workspace::target()?.join("e2e");
+    std::fs::create_dir_all(&dir).context(dir.display())?;
+    let initramfs = dir.join("initramfs.cpio");
+    image::make(&initramfs, &agent, &tools.busybox)?;
+    let mounts = share::private_mounts();
+    progress::step(format_args!(
+        "{} scenarios with {}",
+        chosen.len(),
+        program.version
+    ));
+    let outcomes: Vec<Outcome> = chosen
+        .into_iter()
+        .map(|scenario| {
+            let bench = Bench {
+                args,
+                tools: &tools,
+                program: &program,
+                agent: &agent,
+                initramfs: &initramfs,
+                mounts,
+            };
+            bench.run(scenario, &dir)
+        })
+        .collect();
+    report(&outcomes)
+}
+
+fn chosen(filter: &[String]) -> Result<Vec<Scenario>> {
+    let all = scenario::all();
+    if let Some(f) = filter
+        .iter()
+        .find(|f| !all.iter().any(|s| s.name.contains(*f)))
+    {
+        let names: Vec<_> = all.iter().map(|s| s.name.as_str()).collect();
+        return Err(Fail::new(format!(
+            "no scenario contains {f:?}; there are: {}",
+            names.join(", ")
+        )));
+    }
+    let wanted = |s: &Scenario| filter.is_empty() || filter.iter().any(|f| s.name.contains(f));
+    Ok(all.into_iter().filter(wanted).collect())
+}
+
+/// What all scenarios have in common.
+struct Bench<'a> {
+    args: &'a Args,
+    tools: &'a Tools,
+    program: &'a Program,
+    agent: &'a Path,
+    initramfs: &'a Path,
+    mounts: bool,
+}
+
+impl Bench<'_> {
+    fn run(&self, scenario: Scenario, dir: &Path) -> Outcome {
+        progress::step(&scenario.name);
+        let start = progress::seconds();
+        let (measured, result) = self
+            .run_in(&scenario, &dir.join(&scenario.name))
+            .unwrap_or_else(|e| (Measured::default(), Err(e)));
+        if let Err(e) = &result {
+            progress::step(format_args!("{} FAILED", scenario.name));
+            println!("{e}");
+        }
+        Outcome {
+            scenario,
+            measured,
+            seconds: progress::seconds() - start,
+            result,
+        }
+    }
+
+    fn run_in(&self, scenario: &Scenario, dir: &Path) -> Result<(Measured, Result<()>)> {
+        clear(dir)?;
+        std::fs::create_dir_all(dir).context(dir.display())?;
+        let sockets = SocketDir::make()?;
+        let path = dir.join("share");
+        let share = Share::make(path.clone(), self.agent, self.mounts)?;
+        let machine = Machine {
+            tools: self.tools,
+            initramfs: self.initramfs,
+            sockets: &sockets.0,
+            logs: dir,
+        };
+        let (measured, result) = journey::run(&Run {
+            scenario,
+            program: self.program,
+            machine: &machine,
+            share: &share,
+            only: &self.args.check,
+        });
+        drop(share);
+        if result.is_ok() && !self.args.keep {
+            clear(&path)?;
+        }
+        Ok((measured, result))
+    }
+}
+
+fn clear(dir: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).context(dir.display()),
+        _ => Ok(()),
+    }
+}
+
+/// A directory whose name is short, since the names of sockets are limited to
+/// 107 bytes.
+struct SocketDir(PathBuf);
+
+impl SocketDir {
+    fn make() -> Result<Self> {
+        let dir = std::env::temp_dir().join(format!("ferryfs-e2e-{}", std::process::id()));
+        clear(&dir)?;
+        std::fs::create_dir(&dir).context(dir.display())?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for SocketDir {
+    fn drop(&mut self) {
+        // What stays behind is a few sockets in the temporary directory.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn report(outcomes: &[Outcome]) -> Result<()> {
+    println!(
+        "\n{:26} {:45} {:7} {:>7} {:>6}  {:30} state bytes",
+        "scenario", "formats", "result", "checks", "s", "downtime ms"
+    );
+    for o in outcomes {
+        let downtimes: Vec<_> = o
+            .measured
+            .downtimes
+            .iter()
+            .map(|ms| format!("{ms:.0}"))
+            .collect();
+        let states: Vec<_> = o.measured.states.iter().map(u64::to_string).collect();
+        let or_dash = |list: Vec<String>| {
+            if list.is_empty() {
+                "-".to_owned()
+            } else {
+                list.join(" ")
+            }
+        };
+        println!(
+            "{:26} {:45} {:7} {:>7} {:>6.1}  {:30} {}",
+            o.scenario.name,
+            o.scenario.formats.join(" "),
+            if o.result.is_ok() { "ok" } else { "FAILED" },
+            o.measured.checks,
+            o.seconds,
+            or_dash(downtimes),
+            or_dash(states)
+        );
+    }
+    let failed = outcomes.iter().filter(|o| o.result.is_err()).count();
+    need(failed == 0, || {
+        format!("{failed} of {} scenarios failed", outcomes.len())
+    })
+}
