@@ -76,7 +76,7 @@ impl Default for DeviceConfig {
         DeviceConfig {
             tag: None,
             request_queues: 1,
-            max_queue_size: 1024,
+            max_queue_size: MAX_QUEUE_SIZE,
             migration: true,
             on_disconnect: OnDisconnect::Reset,
         }

@@ -105,7 +105,7 @@ impl Drop for ListenSocket {
             .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == place.identity);
         if ours {
             if let Err(e) = unlinkat(&place.directory, &place.name, AtFlags::empty()) {
-                log::warn!("failed to remove socket {}: {e}", place.name.display());
+                log::warn!("failed to remove socket {:?}: {e}", place.name);
             }
         }
     }

@@ -183,15 +183,11 @@ impl Write for Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::OwnedFd;
     use std::sync::mpsc::channel;
 
     fn pipe() -> (File, File) {
-        let (read, write) = std::io::pipe().unwrap();
-        (
-            File::from(OwnedFd::from(read)),
-            File::from(OwnedFd::from(write)),
-        )
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        (read.into(), write.into())
     }
 
     #[test]

@@ -47,7 +47,7 @@ fn connections_leave_no_descriptor_and_no_thread() {
             // Whatever the connection ends in.
             1 => vmm.send(9999, 0, b"?", &[]),
             _ => {
-                let (_read, write) = std::io::pipe().unwrap();
+                let (_read, write) = pipe();
                 for queue in 0..4 {
                     vmm.stop_queue(queue);
                 }

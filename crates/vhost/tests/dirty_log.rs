@@ -8,10 +8,13 @@
 //! | LOG_ALL cleared is ignored | `clearing_log_all_ends_logging` |
 //! | a log that was replaced is written on | `a_replaced_log_is_not_written_any_more` |
 //! | a second migration finds no log | `logging_can_be_started_again` |
+//! | requests between the exchange of the map and the device's knowledge of it | `no_page_is_lost_while_memory_is_mapped_anew` |
 //! | a log too small for memory | `a_log_too_small_is_refused_and_the_daemon_stays` |
 //! | memory that outgrows the log in use | `a_region_beyond_the_log_is_refused` |
 
 mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::*;
 
@@ -79,6 +82,33 @@ fn the_log_survives_a_second_memory_table() {
     log.clear();
     let expected = fill(&mut vmm, HALF + BIG);
     assert_eq!(pages(&log), expected);
+}
+
+#[test]
+fn no_page_is_lost_while_memory_is_mapped_anew() {
+    let daemon = Daemon::plain();
+    let log = log();
+    let mut vmm = logging(&daemon, &log);
+    let remap = vmm.remapper();
+    let enough = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let remapping = scope.spawn(|| remap(&enough));
+        for i in 0..2000 {
+            let at = BIG + i % 512 * 0x1000;
+            log.clear();
+            vmm.queue_at(Q, Op::Fill(100), (at, 0x1000));
+            vmm.kick(Q);
+            vmm.completion(Q);
+            // In time for the next message, at the latest: the front-end looks at the
+            // log for the last time when it has stopped the ring.
+            eventually("the page is logged", || {
+                log.pages().contains(&(at / 0x1000))
+            });
+        }
+        enough.store(true, Ordering::SeqCst);
+        let times = remapping.join().unwrap();
+        assert!(times > 10, "memory was mapped {times} times only");
+    });
 }
 
 #[test]

@@ -13,9 +13,8 @@
 
 mod common;
 
-use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use common::*;
 use ferryfs_vhost::DeviceConfig;
@@ -24,11 +23,6 @@ const Q: u16 = 1;
 /// No descriptor returned, no error.
 const ACCEPTED: u64 = 0x100;
 const REFUSED: u64 = 0x101;
-
-fn pipe() -> (File, File) {
-    let (read, write) = std::io::pipe().unwrap();
-    (OwnedFd::from(read).into(), OwnedFd::from(write).into())
-}
 
 /// A front-end whose rings are set up but stopped.
 fn paused(daemon: &Daemon) -> Vmm {

@@ -11,6 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -157,6 +158,11 @@ pub fn meanwhile() {
     std::thread::sleep(Duration::from_millis(60));
 }
 
+pub fn pipe() -> (File, File) {
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    (read.into(), write.into())
+}
+
 /// Shared memory, mapped.
 pub struct Shared {
     pub file: File,
@@ -171,6 +177,10 @@ impl Shared {
     pub fn new(len: u64) -> Shared {
         let fd = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&fd, len).unwrap();
+        Shared::map(fd.into(), len)
+    }
+
+    pub fn map(file: File, len: u64) -> Shared {
         // SAFETY: a new mapping at an address of the kernel's choice.
         let address = unsafe {
             libc::mmap(
@@ -178,13 +188,13 @@ impl Shared {
                 len as usize,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
-                std::os::fd::AsRawFd::as_raw_fd(&fd),
+                std::os::fd::AsRawFd::as_raw_fd(&file),
                 0,
             )
         };
         assert_ne!(address, libc::MAP_FAILED);
         Shared {
-            file: fd.into(),
+            file,
             address: address.cast(),
             len: len as usize,
         }
@@ -197,11 +207,11 @@ impl Shared {
             // SAFETY: within the mapping.
             unsafe { self.address.add(at).write_volatile(byte) };
         }
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        std::sync::atomic::fence(Ordering::SeqCst);
     }
 
     pub fn read(&self, at: u64, len: usize) -> Vec<u8> {
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        std::sync::atomic::fence(Ordering::SeqCst);
         assert!(at as usize + len <= self.len);
         (0..len)
             // SAFETY: within the mapping.
@@ -382,6 +392,24 @@ impl Vmm {
         }
         let fds = vec![file.as_fd(); regions.len()];
         self.ack(SET_MEM_TABLE, &payload, &fds)
+    }
+
+    /// A second voice of this front-end, that sends its memory table again and again
+    /// until `enough`. Answers how often.
+    pub fn remapper(&self) -> impl FnOnce(&AtomicBool) -> usize + Send {
+        let other = Vmm {
+            stream: self.stream.try_clone().unwrap(),
+            mem: Shared::map(self.mem.file.try_clone().unwrap(), MEM_SIZE),
+            queues: Vec::new(),
+        };
+        move |enough| {
+            let mut times = 0;
+            while !enough.load(Ordering::SeqCst) {
+                other.set_mem_table(&[(0, HALF), (HALF, HALF)]);
+                times += 1;
+            }
+            times
+        }
     }
 
     pub fn add_region(&self, (start, len): (u64, u64)) -> Option<bool> {
