@@ -243,6 +243,15 @@ impl Drop for WithoutFsetid {
     }
 }
 
+/// Takes a capability away from the calling thread for good.
+#[cfg(test)]
+pub(super) fn drop_capability_for_test(number: u32) {
+    let mut caps = capget().unwrap();
+    caps[0].effective &= !(1 << number);
+    caps[0].permitted &= !(1 << number);
+    capset(&caps).unwrap();
+}
+
 #[cfg(test)]
 #[path = "creds_tests.rs"]
 mod tests;

@@ -24,6 +24,8 @@ mod lookup;
 pub mod names;
 mod ops;
 mod sys;
+#[cfg(test)]
+mod tests;
 mod xattr;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

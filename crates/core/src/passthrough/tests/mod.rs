@@ -1,0 +1,8 @@
+//! The passthrough on real directories. What counts is what is on disk after it.
+
+mod data;
+mod dirs;
+mod mounts;
+mod names;
+mod support;
+mod users;
