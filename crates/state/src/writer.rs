@@ -72,7 +72,8 @@ pub struct StreamWriter<'f, W: Write> {
     crc: u32,
     totals: Totals,
     last: Option<SectionId>,
-    checker: Checker,
+    /// `None`: the caller has validated the whole state.
+    checker: Option<Checker>,
 }
 
 struct FormatRef<'f>(&'f dyn Format);
@@ -97,10 +98,16 @@ impl<'f, W: Write> StreamWriter<'f, W> {
     ///
     /// # Errors
     /// The channel, or a format with an impossible name.
-    pub fn new(
+    pub fn new(out: W, format: &'f dyn Format, writer: &WriterInfo) -> Result<Self, StateError> {
+        let checker = Checker::new(&Limits::default());
+        Self::start(out, format, writer, Some(checker))
+    }
+
+    fn start(
         mut out: W,
         format: &'f dyn Format,
         writer: &WriterInfo,
+        checker: Option<Checker>,
     ) -> Result<Self, StateError> {
         let header = Header {
             container: ContainerVersion::CURRENT,
@@ -119,7 +126,7 @@ impl<'f, W: Write> StreamWriter<'f, W> {
             crc: crc32c::crc32c(&header),
             totals: Totals::default(),
             last: None,
-            checker: Checker::new(&Limits::default()),
+            checker,
         })
     }
 
@@ -176,7 +183,9 @@ impl<'f, W: Write> StreamWriter<'f, W> {
     /// # Errors
     /// As [`StreamWriter::session`].
     pub fn frame(&mut self, frame: FrameRef<'_>) -> Result<(), StateError> {
-        self.checker.frame(frame).map_err(StateError::Unwritable)?;
+        if let Some(checker) = &mut self.checker {
+            checker.frame(frame).map_err(StateError::Unwritable)?;
+        }
         let mut bytes = std::mem::take(&mut self.frame);
         bytes.clear();
         let result = encode_into(self.format.0, frame, &mut bytes)
@@ -264,7 +273,7 @@ pub fn write_state(
     out: &mut dyn Write,
 ) -> Result<u64, StateError> {
     validate(state, &Limits::default()).map_err(StateError::Unwritable)?;
-    let mut stream = StreamWriter::new(out, format, writer)?;
+    let mut stream = StreamWriter::start(out, format, writer, None)?;
     if let Some(session) = &state.session {
         stream.session(session)?;
     }

@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn bytes_after_the_value_are_refused() {
         let mut bytes = Vec::new();
-        Postcard.encode(&[1u64, 2], &mut bytes).unwrap();
+        Postcard.encode(&[1u64, 2][..], &mut bytes).unwrap();
         assert_eq!(bytes, [2, 1, 2]);
         assert_eq!(Postcard.decode::<Vec<u64>>(&bytes).unwrap(), [1, 2]);
         bytes.push(0);

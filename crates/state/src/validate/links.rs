@@ -6,7 +6,7 @@ use crate::model::{Inode, Location, State};
 
 /// Checks what needs the whole state: root, parents, cycles, mounts, handles'
 /// inodes. Takes time and memory in proportion to the number of records. The
-/// records themselves have been through a [`Checker`].
+/// records themselves have been through a [`Checker`](super::Checker).
 ///
 /// # Errors
 /// The first contradiction.
@@ -15,20 +15,7 @@ pub fn check_links(state: &State) -> Result<(), Invalid> {
     check_root(state)?;
     let index = Index::new(inodes);
 
-    for inode in inodes {
-        if let Location::Handle(handle) = &inode.location {
-            if state
-                .fs
-                .mounts
-                .binary_search_by_key(&handle.mount, |m| m.id)
-                .is_err()
-            {
-                let problem = Problem::UnknownMount(handle.mount);
-                return Err(invalid(Subject::Inode(inode.id), problem));
-            }
-        }
-    }
-    check_parents(inodes, &index)?;
+    check_locations(state, &index)?;
 
     for handle in &state.fs.handles {
         let fail = |problem| Err(invalid(Subject::Handle(handle.id), problem));
@@ -71,25 +58,27 @@ fn check_root(state: &State) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn parent_of(location: &Location) -> Option<u64> {
-    match location {
-        Location::Child { parent, .. } => Some(*parent),
-        Location::Path { from, .. } => Some(*from),
-        Location::Root | Location::Handle(_) | Location::Lost { .. } => None,
-    }
-}
-
-fn check_parents(inodes: &[Inode], index: &Index<'_>) -> Result<(), Invalid> {
+fn check_locations(state: &State, index: &Index<'_>) -> Result<(), Invalid> {
+    let inodes = &state.fs.inodes;
     const NONE: u32 = u32::MAX;
     let mut parents = vec![NONE; inodes.len()];
     // Ids grow with time, so nearly every parent comes before its children, and a
     // chain that only ever leads backwards ends. Only the others can be cycles.
     let mut forward = false;
     for (position, inode) in inodes.iter().enumerate() {
-        let Some(parent) = parent_of(&inode.location) else {
-            continue;
-        };
         let fail = |problem| Err(invalid(Subject::Inode(inode.id), problem));
+        let parent = match &inode.location {
+            Location::Child { parent, .. } => *parent,
+            Location::Path { from, .. } => *from,
+            Location::Handle(handle) => {
+                let mounts = &state.fs.mounts;
+                match mounts.binary_search_by_key(&handle.mount, |m| m.id) {
+                    Ok(_) => continue,
+                    Err(_) => return fail(Problem::UnknownMount(handle.mount)),
+                }
+            }
+            Location::Root | Location::Lost { .. } => continue,
+        };
         let Some(at) = index.position(parent) else {
             return fail(Problem::MissingParent(parent));
         };
