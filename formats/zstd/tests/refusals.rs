@@ -5,10 +5,11 @@ mod common;
 
 use common::{decode, encode, end, raw_header, raw_stream, refusal, registry, writer, RawFrame};
 use ferryfs_format_postcard::Postcard;
+use ferryfs_format_zstd::Zstd;
 use ferryfs_state::testing::sample;
 use ferryfs_state::{
-    error_line, read_header, read_state, Codec, Counters, EnvelopeReader, Handle, Inode, Limits,
-    Location, Registry, StateError, StreamWriter,
+    error_line, read_header, read_state, Codec, Counters, EnvelopeReader, Format, FrameRef, Handle,
+    Inode, Limits, Location, Registry, StateError, StreamWriter,
 };
 
 fn header() -> Vec<u8> {
@@ -258,6 +259,32 @@ fn payloads_that_do_not_decode_are_refused() {
 }
 
 #[test]
+fn a_payload_that_decompresses_beyond_the_limit_is_refused() {
+    let zeros = vec![0; (64 << 20) + 1];
+    let bomb = RawFrame::new(4, 1, zstd::bulk::compress(&zeros, 1).unwrap());
+    assert!(bomb.payload.len() < 16 << 10);
+    let format = Zstd::new(Postcard);
+    let counters = Counters {
+        next_inode: 9,
+        next_handle: 9,
+    };
+    let mut payload = Vec::new();
+    format
+        .encode_frame(FrameRef::Counters(&counters), &mut payload)
+        .unwrap();
+    let frames = [RawFrame::new(2, 1, payload), bomb];
+    let header = raw_header(1, 1, 0, "postcard+zstd");
+    let at = header.len() + frames[0].bytes().len();
+    assert_eq!(
+        refusal(&raw_stream(header, &frames)),
+        format!(
+            "failed to decode section inodes at byte {at} as postcard+zstd: it decompresses to \
+             more than the limit of 67108864 bytes"
+        )
+    );
+}
+
+#[test]
 fn invalid_records_are_refused_with_section_and_place() {
     let evil = Inode {
         id: 3,
@@ -330,7 +357,7 @@ fn lengths_beyond_the_limits_are_refused_before_the_bytes_come() {
         "section counters at byte 49: a frame length in bytes of 4294967295 is beyond the limit \
          of 67108864"
     );
-    // Just within the limit it is merely truncated, and costs no 64 MiB.
+    // Just within the limit it is merely truncated.
     bytes[49 + 12..].copy_from_slice(&(64u32 << 20).to_le_bytes());
     assert_eq!(
         refusal(&bytes),
