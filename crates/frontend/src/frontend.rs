@@ -524,9 +524,102 @@ fn word(bytes: &[u8; 8], at: usize) -> u32 {
     u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// One entry of the memory table: {GPA, size, user address, offset in the memfd}.
+/// struct vhost_user_mem_region: one entry of the memory table, with any values.
+pub fn mem_region(gpa: u64, size: u64, user_addr: u64, offset: u64) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (at, value) in bytes
+        .chunks_exact_mut(8)
+        .zip([gpa, size, user_addr, offset])
+    {
+        at.copy_from_slice(&value.to_ne_bytes());
+    }
+    bytes
+}
+
 fn put_region(payload: &mut Vec<u8>, region: &Region) {
-    for value in [region.gpa(), region.size(), region.user_addr(), 0] {
-        payload.extend_from_slice(&value.to_ne_bytes());
+    let entry = mem_region(region.gpa(), region.size(), region.user_addr(), 0);
+    payload.extend_from_slice(&entry);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Connection, REPLY};
+    use std::os::unix::net::UnixStream;
+
+    /// A front-end, and the back-end's end of its connection.
+    fn pair(protocol_acked: u64) -> (Frontend, Connection) {
+        let (ours, theirs) = UnixStream::pair().expect("socketpair");
+        let mut frontend = Frontend::from_stream(ours);
+        frontend.protocol_acked = protocol_acked;
+        frontend.connection.set_timeout(Duration::from_millis(200));
+        (frontend, Connection::new(theirs))
+    }
+
+    #[test]
+    fn what_was_not_negotiated_is_not_asked() {
+        let (mut frontend, _back_end) = pair(0);
+        let error = frontend.get_config().expect_err("no CONFIG");
+        assert_eq!(
+            error.to_string(),
+            "GET_CONFIG needs CONFIG, which is not negotiated"
+        );
+        frontend.reset_device().expect_err("no RESET_DEVICE");
+        frontend.get_queue_num().expect_err("no MQ");
+        let log = DirtyLog::new(1 << 20).expect("log");
+        frontend.set_log_base(&log).expect_err("no LOG_SHMFD");
+        let error = frontend.set_log_all(true).expect_err("not offered");
+        assert!(
+            error.to_string().contains("does not offer LOG_ALL"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_base_of_another_ring_or_size_is_refused() {
+        for (reply, expected) in [
+            (state(1, 5).to_vec(), "it is about another ring"),
+            (state(0, 0x10000).to_vec(), "the base is no 16-bit index"),
+            (vec![0; 4], "a vring state of 8 bytes was due"),
+        ] {
+            let (mut frontend, mut back_end) = pair(0);
+            let code = request::GET_VRING_BASE;
+            back_end
+                .send(code, VERSION | REPLY, &reply, &[])
+                .expect("reply");
+            let error = frontend.get_vring_base(0).expect_err("bad base");
+            assert!(error.to_string().contains(expected), "{error}");
+            let asked = back_end.recv(code).expect("request");
+            assert_eq!((asked.code, asked.payload), (code, state(0, 0).to_vec()));
+        }
+    }
+
+    #[test]
+    fn the_memory_table_names_every_region_and_carries_its_memfd() {
+        use crate::memory::RegionConfig;
+        let regions = [(0, 4096), (1 << 32, 8192)];
+        let regions = regions.map(|(gpa, size)| RegionConfig { gpa, size });
+        let memory = GuestMemory::new(&regions).expect("memory");
+        let (mut frontend, mut back_end) = pair(0);
+        frontend.set_mem_table(&memory).expect("sent");
+        let sent = back_end.recv(request::SET_MEM_TABLE).expect("request");
+        assert_eq!((sent.fds.len(), sent.payload.len()), (2, 8 + 2 * 32));
+        assert_eq!(sent.payload[0], 2);
+        let second = mem_region(1 << 32, 8192, memory.regions()[1].user_addr(), 0);
+        assert_eq!(sent.payload[40..], second);
+    }
+
+    #[test]
+    fn without_reply_ack_nothing_is_waited_for_and_no_answer_is_asked() {
+        let (mut frontend, mut back_end) = pair(0);
+        frontend.set_vring_enable(3, true).expect("sent");
+        assert_eq!(back_end.recv(18).expect("request").flags, VERSION);
+        let (mut frontend, mut back_end) = pair(protocol::REPLY_ACK);
+        frontend
+            .set_vring_fd(request::SET_VRING_KICK, 2, None)
+            .expect_err("no answer");
+        let sent = back_end.recv(12).expect("request");
+        assert_eq!(sent.flags, VERSION | crate::wire::NEED_REPLY);
+        assert_eq!((sent.as_u64(), sent.fds.len()), (Some(0x102), 0));
     }
 }

@@ -535,4 +535,24 @@ mod tests {
         assert_eq!(InitReply::read(&bytes[..8]).expect("oldest").minor, 38);
         InitReply::read(&bytes[..30]).expect_err("cut short");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_reply_makes_a_parser_panic(bytes: Vec<u8>) {
+            let _ = DirEntry::read_all(&bytes);
+            let _ = DirEntryPlus::read_all(&bytes);
+            let _ = InitReply::read(&bytes);
+        }
+
+        #[test]
+        fn entries_round_trip(names in proptest::collection::vec(
+            proptest::collection::vec(1u8.., 1..300), 0..20,
+        )) {
+            let listed = names.iter().enumerate();
+            let bytes: Vec<u8> = listed.flat_map(|(i, n)| dirent(n, i as u64)).collect();
+            let entries = DirEntry::read_all(&bytes).expect("entries");
+            let read: Vec<_> = entries.into_iter().map(|e| e.name).collect();
+            proptest::prop_assert_eq!(read, names);
+        }
+    }
 }

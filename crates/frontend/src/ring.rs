@@ -45,8 +45,9 @@ impl Descriptor {
     }
 }
 
-/// The three parts of a split virtqueue, each on pages of its own so that the dirty
-/// log tells them apart.
+/// The three parts of a split virtqueue. What is written here behind the driver's
+/// back, the driver does not know of: use a queue for one or the other. Each part is
+/// on pages of its own, so that the dirty log tells them apart.
 #[derive(Debug)]
 pub struct Ring {
     size: u16,

@@ -213,3 +213,122 @@ impl SharedQueue {
         Ok((state, !called))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{GuestMemory, RegionConfig};
+    use crate::queue::QueueConfig;
+    use crate::ring::Ring;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn shared() -> (Arc<GuestMemory>, Arc<SharedQueue>) {
+        let memory = GuestMemory::new(&[RegionConfig {
+            gpa: 0,
+            size: 1 << 20,
+        }])
+        .expect("memory");
+        let config = QueueConfig {
+            size: 4,
+            indirect: false,
+            event_idx: true,
+        };
+        let queue = Queue::new(&memory, config).expect("queue");
+        (memory, SharedQueue::new(queue))
+    }
+
+    const ONE: [Segment; 1] = [Segment {
+        gpa: 0,
+        len: 8,
+        writable: true,
+    }];
+
+    /// Plays the device for one chain.
+    fn complete(memory: &GuestMemory, ring: &Ring, head: u16, written: u8) {
+        let index = ring.used_idx();
+        let at = ring.used_gpa() + 4 + 8 * u64::from(index % ring.size());
+        memory
+            .write(at, &[head as u8, 0, 0, 0, written, 0, 0, 0])
+            .expect("used element");
+        ring.set_used_idx(index.wrapping_add(1));
+    }
+
+    #[test]
+    fn waiters_get_their_own_whoever_reaps() {
+        let (memory, queue) = shared();
+        let tokens: Vec<_> = (0..4)
+            .map(|_| queue.submit(&ONE, Keep::default(), LONG).expect("submit"))
+            .collect();
+        std::thread::scope(|scope| {
+            for (i, token) in tokens.into_iter().enumerate() {
+                let queue = &queue;
+                scope.spawn(move || {
+                    assert_eq!(queue.wait(token, LONG).expect("done"), 10 + i as u32);
+                });
+            }
+            // In the reverse order, each with its own call.
+            for head in (0..4).rev() {
+                queue.with(|q| complete(&memory, q.ring(), head, 10 + head as u8));
+                queue.with(|q| q.call_fd().signal()).expect("call");
+            }
+        });
+        assert_eq!(queue.with(|q| q.in_flight()), 0);
+    }
+
+    #[test]
+    fn a_full_ring_makes_room_or_times_out() {
+        let (memory, queue) = shared();
+        for _ in 0..4 {
+            queue.submit(&ONE, Keep::default(), LONG).expect("submit");
+        }
+        let error = queue.submit(&ONE, Keep::default(), Duration::from_millis(20));
+        assert!(matches!(
+            error,
+            Err(QueueError::Timeout { in_flight: 4, .. })
+        ));
+        let long = [ONE[0]; 5];
+        queue.with(|q| complete(&memory, q.ring(), 2, 0));
+        queue
+            .submit(&ONE, Keep::default(), Duration::ZERO)
+            .expect("there is room again");
+        let error = queue.submit(&long, Keep::default(), Duration::from_millis(20));
+        assert!(
+            matches!(error, Err(QueueError::Timeout { .. })),
+            "never fits: {error:?}"
+        );
+    }
+
+    #[test]
+    fn a_device_that_does_not_call_is_found_out() {
+        let (memory, queue) = shared();
+        let token = queue.submit(&ONE, Keep::default(), LONG).expect("submit");
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| queue.wait(token, Duration::from_millis(300)));
+            // Only once the waiter is asleep is the call owed.
+            while !queue.lock().polled {
+                std::thread::yield_now();
+            }
+            queue.with(|q| complete(&memory, q.ring(), 0, 1));
+            let result = waiter.join().expect("waiter");
+            assert!(
+                matches!(result, Err(QueueError::NotCalled { .. })),
+                "{result:?}"
+            );
+        });
+    }
+
+    #[test]
+    fn abandoned_chains_leave_nothing_behind() {
+        let (memory, queue) = shared();
+        let before = queue.submit(&ONE, Keep::default(), LONG).expect("submit");
+        let after = queue.submit(&ONE, Keep::default(), LONG).expect("submit");
+        queue.abandon(before);
+        queue.with(|q| complete(&memory, q.ring(), 0, 1));
+        queue.with(|q| complete(&memory, q.ring(), 1, 1));
+        assert!(queue.is_done(after).expect("sane"));
+        queue.abandon(after);
+        let state = queue.lock();
+        assert!(state.done.is_empty() && state.abandoned.is_empty());
+    }
+}

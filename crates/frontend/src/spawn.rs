@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,6 +56,24 @@ pub enum SpawnError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Finds a program by the path in the environment variable `variable`, or by `name`
+/// in PATH.
+pub fn find(variable: &str, name: &str) -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Some(path.into());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
+}
+
+/// What tells a socket from another one at the same path.
+fn identity(path: &Path) -> Option<(u64, u64, i64, i64)> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec()))
 }
 
 /// Figures of a process from /proc.
@@ -143,6 +162,8 @@ impl Daemon {
             source,
         };
         command.stdin(Stdio::null()).stderr(Stdio::piped());
+        // A socket left behind by another daemon is not the one waited for.
+        let stale = identity(socket.as_ref());
         let mut child = command.spawn().map_err(start)?;
         let stderr = Arc::new(Mutex::new(Vec::new()));
         let (pipe, sink) = (child.stderr.take(), Arc::clone(&stderr));
@@ -162,13 +183,17 @@ impl Daemon {
             stderr,
             reader,
         };
-        daemon.wait_for_socket(START_TIMEOUT)?;
+        daemon.wait_for_socket(stale, START_TIMEOUT)?;
         Ok(daemon)
     }
 
-    fn wait_for_socket(&mut self, timeout: Duration) -> Result<(), SpawnError> {
+    fn wait_for_socket(
+        &mut self,
+        stale: Option<(u64, u64, i64, i64)>,
+        timeout: Duration,
+    ) -> Result<(), SpawnError> {
         let deadline = Instant::now() + timeout;
-        while !self.socket.exists() {
+        while matches!(identity(&self.socket), found if found.is_none() || found == stale) {
             if let Some(status) = self.try_wait()? {
                 return Err(SpawnError::Ended {
                     program: self.program.clone(),

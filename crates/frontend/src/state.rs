@@ -418,4 +418,13 @@ mod tests {
         read_qemu_framed(&mut bytes.as_slice(), 4).expect_err("above the limit");
         read_qemu_framed(&mut bytes.as_slice(), 5).expect("at the limit");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn framing_takes_any_bytes(bytes: Vec<u8>, limit in 0u64..100) {
+            if let Ok(state) = read_qemu_framed(&mut bytes.as_slice(), limit) {
+                proptest::prop_assert!(state.len() as u64 <= limit);
+            }
+        }
+    }
 }

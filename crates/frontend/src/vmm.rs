@@ -409,6 +409,29 @@ impl Vm {
         Ok(bases)
     }
 
+    /// Takes the rings back from a daemon that is gone and cannot be asked for its
+    /// bases. They are set to the used indices, as QEMU does: requests the daemon had
+    /// seen but not answered are done again by the next one, if it answers in order.
+    ///
+    /// # Errors
+    /// [`VmError::WrongState`] when the rings are stopped already.
+    pub fn take_back(&mut self) -> Result<Vec<u16>, VmError> {
+        if !self.is_running() {
+            return Err(VmError::WrongState {
+                what: "take the rings back",
+                is: "stopped",
+            });
+        }
+        let used = self
+            .queues
+            .iter()
+            .map(|queue| queue.with(|queue| queue.ring().used_idx()));
+        let bases: Vec<u16> = used.collect();
+        self.bases = Some(bases.clone());
+        self.log = None;
+        Ok(bases)
+    }
+
     /// Lets a stopped machine go on on the daemon it is attached to.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use common::Share;
 use ferryfs_frontend::call::{self, InitRequest, Payload, SetAttr};
 use ferryfs_frontend::fuse::{fattr, init, opcode, ROOT_ID};
+use ferryfs_frontend::ring::{Descriptor, DESC_F_NEXT};
 use ferryfs_frontend::vmm::{Vm, VmConfig};
 use ferryfs_frontend::{encode_rdev, Caller};
 
@@ -336,4 +337,70 @@ fn raw_requests_reach_the_daemon_as_they_are() {
     let parts: Vec<&[u8]> = bytes.chunks(1).collect();
     let reply = fs.exchange(&parts, &[10, 6, 128], false).expect("exchange");
     assert_eq!((reply.errno(), reply.body().len()), (Some(0), 128));
+}
+
+#[test]
+fn a_chain_written_by_hand() {
+    let Some(share) = Share::new() else { return };
+    let daemon = share.daemon(&[]);
+    let vm = Vm::boot(daemon.socket()).expect("boot");
+    let fs = vm.client();
+    let node = fs.mkdir(ROOT_ID, "d", 0o700).expect("mkdir").nodeid;
+    let message = vm.memory().alloc(48).expect("alloc");
+    message
+        .write_at(0, &fs.header(opcode::FORGET, node, 8).to_bytes())
+        .expect("write");
+    message.write_at(40, &1u64.to_le_bytes()).expect("write");
+    vm.queues()[0].with(|queue| {
+        let ring = queue.ring();
+        // Two descriptors, last one first in the table.
+        let (addr, flags) = (message.gpa(), DESC_F_NEXT);
+        let tail = Descriptor {
+            addr: addr + 7,
+            len: 41,
+            flags: 0,
+            next: 99,
+        };
+        ring.write_desc(3, tail).expect("write");
+        ring.write_desc(
+            9,
+            Descriptor {
+                addr,
+                len: 7,
+                flags,
+                next: 3,
+            },
+        )
+        .expect("write");
+        ring.write_avail(0, 9).expect("write");
+        ring.set_avail_idx(1);
+        ring.set_used_event(0);
+        queue.kick_now().expect("kick");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        assert!(queue.call_fd().wait(deadline).expect("poll"));
+        assert_eq!(
+            (ring.used_idx(), ring.used_elem(0).expect("read")),
+            (1, (9, 0))
+        );
+    });
+    assert_eq!(
+        fs.getattr(node, None).expect_err("forgotten").errno(),
+        Some(libc::EBADF)
+    );
+}
+
+#[test]
+fn a_message_of_an_unknown_kind_ends_the_connection_with_a_clear_error() {
+    let Some(share) = Share::new() else { return };
+    let daemon = share.daemon(&[]);
+    let mut vm = Vm::boot(daemon.socket()).expect("boot");
+    let connection = vm.frontend().connection();
+    let error = connection
+        .request_acked(4711, &[1, 2, 3], &[])
+        .expect_err("unknown");
+    assert_eq!(
+        error.to_string(),
+        "the back-end closed the connection instead of answering unknown request \
+         (0 bytes of a message arrived)"
+    );
 }

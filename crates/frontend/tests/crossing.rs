@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::Share;
-use ferryfs_frontend::call;
+use ferryfs_frontend::call::{self, InitRequest};
 use ferryfs_frontend::fuse::ROOT_ID;
 use ferryfs_frontend::memory::{RegionConfig, PAGE_SIZE};
 use ferryfs_frontend::state::{read_qemu_framed, write_qemu_framed};
@@ -277,5 +277,18 @@ fn a_daemon_that_dies_is_an_error_not_a_hang() {
     assert_eq!(error.to_string(), "GETATTR of node 1 got no answer");
     let error = vm.stop().expect_err("nobody answers");
     assert_eq!(error.to_string(), "disabling a ring");
-    assert!(daemon.figures().is_err() || daemon.try_wait().expect("status").is_some());
+
+    // The next daemon answers what the first one left in the ring.
+    let next = share.daemon(&[]);
+    let left = fs.with_timeout(Duration::from_secs(20));
+    let left = left
+        .submit(call::init(&InitRequest::default()))
+        .expect("submit");
+    assert_eq!(vm.take_back().expect("take back"), [0, 1]);
+    vm.resume_on(next.socket(), None).expect("resume");
+    assert_eq!(
+        left.wait().expect("a session with the next daemon").major,
+        7
+    );
+    vm.client().getattr(ROOT_ID, None).expect("goes on");
 }

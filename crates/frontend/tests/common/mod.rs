@@ -8,14 +8,7 @@ use ferryfs_frontend::spawn::Daemon;
 
 /// virtiofsd by the variable VIRTIOFSD or in PATH; none after saying so.
 pub fn virtiofsd() -> Option<PathBuf> {
-    let found = std::env::var_os("VIRTIOFSD")
-        .map(PathBuf::from)
-        .or_else(|| {
-            let path = std::env::var_os("PATH")?;
-            std::env::split_paths(&path)
-                .map(|dir| dir.join("virtiofsd"))
-                .find(|p| p.is_file())
-        });
+    let found = ferryfs_frontend::spawn::find("VIRTIOFSD", "virtiofsd");
     if found.is_none() {
         println!("skipped: no virtiofsd (set VIRTIOFSD or put it into PATH)");
     }
