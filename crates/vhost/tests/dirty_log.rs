@@ -84,6 +84,15 @@ fn the_log_survives_a_second_memory_table() {
     assert_eq!(pages(&log), expected);
 }
 
+/// Ends the other thread, also when this one fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 #[test]
 fn no_page_is_lost_while_memory_is_mapped_anew() {
     let daemon = Daemon::plain();
@@ -93,6 +102,7 @@ fn no_page_is_lost_while_memory_is_mapped_anew() {
     let enough = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let remapping = scope.spawn(|| remap(&enough));
+        let end = End(&enough);
         for i in 0..2000 {
             let at = BIG + i % 512 * 0x1000;
             log.clear();
@@ -105,7 +115,7 @@ fn no_page_is_lost_while_memory_is_mapped_anew() {
                 log.pages().contains(&(at / 0x1000))
             });
         }
-        enough.store(true, Ordering::SeqCst);
+        drop(end);
         let times = remapping.join().unwrap();
         assert!(times > 10, "memory was mapped {times} times only");
     });
