@@ -8,7 +8,8 @@
 //! - [`memory`], [`ring`], [`queue`], [`shared`]: guest memory and split virtqueues,
 //!   to be used properly or abused.
 //! - [`fuse`], [`call`], [`client`]: the FUSE protocol, requests as values, and a
-//!   client that sends them, synchronously or several in flight.
+//!   client that sends them, synchronously or several in flight; [`raw`]: bytes of
+//!   one's own instead.
 //! - [`state`], [`dirty`]: what a migration needs.
 //! - [`vmm`]: all of it put together: boot, stop, save, go on elsewhere.
 //! - [`spawn`]: daemon processes.
@@ -47,6 +48,7 @@ pub mod fuse;
 pub mod memory;
 mod ops;
 pub mod queue;
+pub mod raw;
 pub mod ring;
 pub mod shared;
 pub mod spawn;
