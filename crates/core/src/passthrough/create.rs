@@ -51,7 +51,7 @@ impl Passthrough {
         make: impl FnOnce(BorrowedFd<'_>) -> FsResult<()>,
     ) -> FsResult<Entry> {
         let parent = self.inode(parent)?;
-        let dir = parent.fd()?;
+        let dir = self.dir_fds.get(&parent)?;
         let _hold = self.names.hold_change(parent.id(), name.as_bytes());
         {
             let _acting = self.acting(ctx)?;
@@ -110,7 +110,7 @@ impl Passthrough {
         let inode = self.inode(node)?;
         let parent = self.inode(new_parent)?;
         let fd = inode.fd()?;
-        let dir = parent.fd()?;
+        let dir = self.dir_fds.get(&parent)?;
         let _hold = self.names.hold_change(parent.id(), new_name.as_bytes());
         sys::link(
             self.proc_self_fd(),
@@ -129,7 +129,7 @@ impl Passthrough {
 
     pub(super) fn do_unlink(&self, parent: NodeId, name: &Name, flags: AtFlags) -> FsResult<()> {
         let parent = self.inode(parent)?;
-        let dir = parent.fd()?;
+        let dir = self.dir_fds.get(&parent)?;
         let _hold = self.names.hold_change(parent.id(), name.as_bytes());
         rustix::fs::unlinkat(dir, name.as_c_str(), flags)?;
         self.names
@@ -145,7 +145,7 @@ impl Passthrough {
     ) -> FsResult<()> {
         let from = self.inode(parent)?;
         let to = self.inode(new_parent)?;
-        let (from_dir, to_dir) = (from.fd()?, to.fd()?);
+        let (from_dir, to_dir) = (self.dir_fds.get(&from)?, self.dir_fds.get(&to)?);
         let _hold = self
             .names
             .hold_changes((from.id(), name.as_bytes()), (to.id(), new_name.as_bytes()));
@@ -195,7 +195,7 @@ impl Passthrough {
         let mode = self.new_mode(mode & 0o7777, umask);
         let host_flags = self.effective_flags(flags, self.session_flags());
         let parent = self.inode(parent)?;
-        let dir = parent.fd()?;
+        let dir = self.dir_fds.get(&parent)?;
         let _hold = self.names.hold_change(parent.id(), name.as_bytes());
         for _ in 0..CREATE_TRIES {
             // Always exclusively: so it is known whether it is new, and nothing
@@ -262,7 +262,7 @@ impl Passthrough {
         let mode = self.new_mode(mode & 0o7777, umask);
         let host_flags = self.effective_flags(flags, self.session_flags());
         let parent = self.inode(parent)?;
-        let dir = parent.fd()?;
+        let dir = self.dir_fds.get(&parent)?;
         // With O_EXCL it can never be linked to a name.
         let once = libc::O_TMPFILE | (flags as i32 & libc::O_EXCL);
         let file = {

@@ -117,6 +117,8 @@ pub enum InodeFd<'a> {
     Borrowed(BorrowedFd<'a>),
     /// Opened by file handle.
     Owned(OwnedFd),
+    /// Opened by file handle, and kept for the next who works there.
+    Shared(Arc<OwnedFd>),
 }
 
 impl AsFd for InodeFd<'_> {
@@ -124,6 +126,7 @@ impl AsFd for InodeFd<'_> {
         match self {
             InodeFd::Borrowed(fd) => *fd,
             InodeFd::Owned(fd) => fd.as_fd(),
+            InodeFd::Shared(fd) => fd.as_fd(),
         }
     }
 }

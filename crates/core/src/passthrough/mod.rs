@@ -17,6 +17,7 @@ mod create;
 mod creds;
 mod data;
 mod dir;
+mod dir_fds;
 pub mod handle;
 pub mod handle_bytes;
 pub mod inode;
@@ -73,6 +74,7 @@ pub struct Passthrough {
     // The root's mount stays known while nothing but the root is.
     #[allow(dead_code)]
     root_mount: Option<Arc<MountRef>>,
+    dir_fds: dir_fds::DirFds,
     // Whether inodes are held by handle where their mount allows it.
     use_handles: bool,
     precopy: crossing::Precopy,
@@ -131,6 +133,7 @@ impl Passthrough {
             }
         };
         Ok(Passthrough {
+            dir_fds: dir_fds::DirFds::new(),
             use_handles: root_mount.is_some(),
             root_mount,
             inodes: Arc::new(Inodes::new(root)),

@@ -158,6 +158,37 @@ fn a_share_that_cannot_be_is_refused() {
 }
 
 #[test]
+fn directories_worked_in_are_kept_open_within_bounds() {
+    in_both_modes(|share| {
+        let base = descriptors_in(share);
+        let mut nodes = Vec::new();
+        for i in 0..200 {
+            let dir = share
+                .fs
+                .mkdir(&root(), ROOT, name(&format!("d{i}")), 0o755, 0);
+            let dir = dir.unwrap().node;
+            let sub = share.fs.mkdir(&root(), dir, name("sub"), 0o755, 0).unwrap();
+            assert_eq!(share.lookup(dir, "sub").unwrap().node, sub.node);
+            nodes.extend([dir, sub.node]);
+        }
+        if share.is_by_handle() {
+            assert!(descriptors_in(share) <= base + 64);
+        }
+        for node in nodes {
+            share.fs.forget(node, 2);
+        }
+        assert_eq!(share.fs.inodes().len(), 1);
+        assert_eq!(descriptors_in(share), base, "forgotten ones are closed");
+        // Made anew under the same name, it is not the old one that is used.
+        std::fs::remove_dir_all(share.path("d0")).unwrap();
+        std::fs::create_dir(share.path("d0")).unwrap();
+        std::fs::write(share.path("d0/new"), b"").unwrap();
+        let dir = share.lookup(ROOT, "d0").unwrap().node;
+        assert!(share.lookup(dir, "new").is_ok());
+    });
+}
+
+#[test]
 fn a_lookup_costs_no_descriptor_by_handle_and_one_otherwise() {
     in_both_modes(|share| {
         let base = descriptors_in(share);
