@@ -137,6 +137,12 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        // A test that fails leaves requests waiting; it should fail, not hang.
+        self.server.with(|s| {
+            s.released += 1000;
+            s.cancel_is_slow = false;
+            s.save_is_slow = false;
+        });
         self.stop.stop();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
