@@ -1,7 +1,7 @@
 //! Making, linking, removing and renaming names.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, RenameFlags};
@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, RenameFlags};
 use super::attr::decode_dev;
 use super::creds::{self, Acting};
 use super::handle::HandleKind;
-use super::inode::Inode;
+use super::inode::{Inode, InodeFd};
 use super::lookup::{open_path, Object};
 use super::{sys, Passthrough};
 use crate::abi;
@@ -131,10 +131,30 @@ impl Passthrough {
         let parent = self.inode(parent)?;
         let dir = self.dir_fds.get(&parent)?;
         let _hold = self.names.hold_change(parent.id(), name.as_bytes());
+        let doomed = self.doomed(&parent, name);
         rustix::fs::unlinkat(dir, name.as_c_str(), flags)?;
+        if let Some((inode, fd)) = doomed {
+            inode.keep(fd);
+        }
         self.names
             .remove(&self.inodes, parent.id(), name.as_bytes());
         Ok(())
+    }
+
+    /// What the guest knows as `name`, with a descriptor to keep it by, if it is
+    /// held by handle and about to lose its last name: without one the object
+    /// could be gone while the guest still refers to it. Where no descriptor can be
+    /// had, the guest's own operation goes first.
+    fn doomed(&self, parent: &Inode, name: &Name) -> Option<(Arc<Inode>, OwnedFd)> {
+        let inode = self
+            .names
+            .known(&self.inodes, parent.id(), name.as_bytes())?;
+        let fd = match inode.fd() {
+            Ok(InodeFd::Owned(fd)) => fd,
+            _ => return None,
+        };
+        let last = inode.is_dir() || sys::statx(fd.as_fd()).is_ok_and(|stx| stx.stx_nlink <= 1);
+        last.then_some((inode, fd))
     }
 
     pub(super) fn do_rename(
@@ -149,6 +169,10 @@ impl Passthrough {
         let _hold = self
             .names
             .hold_changes((from.id(), name.as_bytes()), (to.id(), new_name.as_bytes()));
+        let replaced = match flags & libc::RENAME_EXCHANGE {
+            0 => self.doomed(&to, new_name),
+            _ => None,
+        };
         if flags == 0 {
             // Also where the host file system does not know renameat2's flags.
             rustix::fs::renameat(&from_dir, name.as_c_str(), &to_dir, new_name.as_c_str())?;
@@ -161,6 +185,9 @@ impl Passthrough {
                 new_name.as_c_str(),
                 flags,
             )?;
+        }
+        if let Some((inode, fd)) = replaced {
+            inode.keep(fd);
         }
         if flags & libc::RENAME_EXCHANGE != 0 {
             self.names.exchange(

@@ -11,7 +11,7 @@ use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use super::handle_bytes::{FileHandle, MountRef};
 use super::names::Links;
@@ -107,6 +107,10 @@ pub struct Inode {
     kind: u32,
     numbers: Numbers,
     place: Place,
+    // Of an inode held by handle whose last name is gone: nothing else may keep
+    // the object alive, and the guest can have it as its working directory, or
+    // write its times back.
+    last: OnceLock<OwnedFd>,
     pub(super) links: Mutex<Links>,
 }
 
@@ -139,6 +143,7 @@ impl Inode {
             kind: new.kind,
             numbers: new.numbers,
             place: new.place,
+            last: OnceLock::new(),
             links: Mutex::new(Links::default()),
         }
     }
@@ -194,11 +199,19 @@ impl Inode {
     pub fn fd(&self) -> FsResult<InodeFd<'_>> {
         match &self.place {
             Place::Fd(fd) => Ok(InodeFd::Borrowed(fd.as_fd())),
-            Place::Handle { mount, handle } => {
-                handle.open(mount.fd(), libc::O_PATH).map(InodeFd::Owned)
-            }
+            Place::Handle { mount, handle } => match self.last.get() {
+                Some(fd) => Ok(InodeFd::Borrowed(fd.as_fd())),
+                None => handle.open(mount.fd(), libc::O_PATH).map(InodeFd::Owned),
+            },
             Place::Lost(errno) => Err(*errno),
         }
+    }
+
+    /// Keeps the object alive by `fd`, an `O_PATH` descriptor of it, until the
+    /// guest forgets it. For inodes held by handle; others keep one anyway.
+    pub(super) fn keep(&self, fd: OwnedFd) {
+        // It may be kept already, by another of its last names.
+        let _ = self.last.set(fd);
     }
 
     /// Opens it with `flags` (`O_*`). Only regular files and directories are

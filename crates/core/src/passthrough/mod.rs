@@ -12,9 +12,9 @@
 
 mod attr;
 pub mod config;
-mod crossing;
 mod create;
 mod creds;
+mod crossing;
 mod data;
 mod dir;
 mod dir_fds;

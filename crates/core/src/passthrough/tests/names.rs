@@ -2,7 +2,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::support::*;
 use crate::errno::Errno;
-use crate::fs::{FileSystem, InitOffer};
+use crate::fs::{FileSystem, InitOffer, SetAttr, SetTime};
 use crate::passthrough::inode::Place;
 use crate::types::NodeId;
 
@@ -368,6 +368,56 @@ fn threads_that_make_rename_and_remove_leave_no_trace() {
         });
         assert_eq!(fs.inodes().len(), 1);
         assert!(fs.names().is_empty() && fs.handles().is_empty());
+        assert_eq!(descriptors_in(share), base);
+    });
+}
+
+#[test]
+fn what_has_lost_its_last_name_is_there_until_it_is_forgotten() {
+    in_both_modes(|share| {
+        let base = descriptors_in(share);
+        for n in ["unlinked", "replaced", "new", "linked"] {
+            share.write_file(n, n.as_bytes());
+        }
+        std::fs::hard_link(share.path("linked"), share.path("other")).unwrap();
+        std::fs::create_dir(share.path("dir")).unwrap();
+        std::fs::create_dir(share.path("full")).unwrap();
+        share.write_file("full/f", b"");
+        let look = |n| share.lookup(ROOT, n).unwrap().node;
+        let gone = [look("unlinked"), look("replaced"), look("dir")];
+        let (linked, full, new) = (look("linked"), look("full"), look("new"));
+        let known = descriptors_in(share);
+        share.fs.unlink(&root(), ROOT, name("unlinked")).unwrap();
+        share
+            .fs
+            .rename(&root(), ROOT, name("new"), ROOT, name("replaced"), 0)
+            .unwrap();
+        share.fs.rmdir(&root(), ROOT, name("dir")).unwrap();
+        // Neither of these is gone.
+        share.fs.unlink(&root(), ROOT, name("linked")).unwrap();
+        assert_eq!(
+            share.fs.rmdir(&root(), ROOT, name("full")).unwrap_err(),
+            Errno::ENOTEMPTY
+        );
+        let kept = if share.is_by_handle() { 3 } else { 0 };
+        let root_cached = usize::from(share.is_by_handle());
+        assert!(descriptors_in(share) <= known + kept + root_cached);
+
+        // As a guest does that writes the times of what it has just removed back.
+        let times = SetAttr {
+            mtime: Some(SetTime::At(1_000_000_000, 0)),
+            ..SetAttr::default()
+        };
+        for node in gone {
+            let attr = share.fs.setattr(&root(), node, None, &times).unwrap().attr;
+            assert_eq!((attr.nlink, attr.mtime), (0, 1_000_000_000));
+            share.fs.forget(node, 1);
+        }
+        for node in [linked, full, new] {
+            assert!(share.fs.getattr(&root(), node, None).unwrap().attr.nlink > 0);
+            share.fs.forget(node, 1);
+        }
+        share.fs.destroy();
         assert_eq!(descriptors_in(share), base);
     });
 }
