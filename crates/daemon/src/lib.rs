@@ -96,7 +96,8 @@ where
 {
     /// Parses the process' arguments and serves until the end. Exit codes: 0 for an
     /// orderly end (the front-end hung up, a signal), 1 for an error, which is
-    /// logged, 2 for arguments that make no sense.
+    /// logged (a front-end that cannot be understood is one), 2 for arguments that
+    /// make no sense.
     pub fn main(self) -> ExitCode {
         serve::main(self.name, self.version, self.formats, self.make)
     }

@@ -108,7 +108,10 @@ pub(crate) fn main<F: MigrateFs>(
     match ended {
         Ok(ending) => {
             log::info!("ended: {}", ending_text(ending));
-            ExitCode::SUCCESS
+            match ending {
+                ExitReason::Disconnected | ExitReason::Stopped => ExitCode::SUCCESS,
+                ExitReason::Refused => ExitCode::FAILURE,
+            }
         }
         Err(e) => {
             log::error!("{}", error_line(&e));
@@ -185,6 +188,12 @@ fn run<F: MigrateFs>(
     let stop = StopHandle::new().map_err(DaemonError::Start)?;
     let on_signal = stop.clone();
     signals::watch(move |number| {
+        if on_signal.is_stopped() {
+            // A request can be stuck in the kernel, as on a file server that is
+            // gone; who asks again does not want to wait for it.
+            log::warn!("signal {number} again: ending at once");
+            std::process::exit(1);
+        }
         log::info!("signal {number}: completing what is under way, then ending");
         on_signal.stop();
     })
