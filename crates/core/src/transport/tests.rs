@@ -63,7 +63,8 @@ fn dirty_pages(mem: &Memory) -> Vec<u64> {
 }
 
 fn clean(mem: &Memory) {
-    mem.iter().for_each(|region| region.deref().bitmap().reset());
+    mem.iter()
+        .for_each(|region| region.deref().bitmap().reset());
 }
 
 fn file_of(contents: &[u8]) -> File {
