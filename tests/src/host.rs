@@ -1,0 +1,144 @@
+//! A host: a share, what lies beside it, and daemons.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use ferryfs_frontend::spawn::Daemon;
+use tempfile::TempDir;
+
+use crate::programs;
+
+/// A shared directory between things that are nobody's business, and daemons that
+/// serve it.
+#[derive(Debug)]
+pub struct Host {
+    base: TempDir,
+    share: PathBuf,
+    sockets: AtomicU32,
+}
+
+/// What lies beside every share.
+const SENTINEL: &[u8] = b"not shared";
+
+impl Default for Host {
+    fn default() -> Self {
+        Host::new()
+    }
+}
+
+impl Host {
+    /// A host with an empty share.
+    ///
+    /// # Panics
+    /// When no temporary directory can be made.
+    pub fn new() -> Host {
+        let base = tempfile::tempdir().expect("temporary directory");
+        let share = base.path().join("share");
+        for dir in [
+            &share,
+            &base.path().join("sockets"),
+            &base.path().join("outside"),
+        ] {
+            fs::create_dir(dir).expect("directory");
+        }
+        fs::write(base.path().join("outside/sentinel"), SENTINEL).expect("sentinel");
+        fs::write(base.path().join("sentinel"), SENTINEL).expect("sentinel");
+        Host {
+            base,
+            share,
+            sockets: AtomicU32::new(0),
+        }
+    }
+
+    /// The shared directory.
+    pub fn share(&self) -> &Path {
+        &self.share
+    }
+
+    /// A place in the shared directory.
+    pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.share.join(path)
+    }
+
+    /// The directory that holds the share and what is beside it.
+    pub fn base(&self) -> &Path {
+        self.base.path()
+    }
+
+    /// A path for a socket that no daemon had before.
+    pub fn socket(&self) -> PathBuf {
+        let n = self.sockets.fetch_add(1, Ordering::Relaxed);
+        self.base.path().join("sockets").join(format!("{n}.sock"))
+    }
+
+    /// A daemon's command line on this share, listening on `socket`.
+    pub fn command(&self, socket: &Path, options: &[&str]) -> Command {
+        let mut command = Command::new(programs::ferryfsd());
+        command
+            .arg("--socket-path")
+            .arg(socket)
+            .arg("--shared-dir")
+            .arg(&self.share)
+            .args(options);
+        command
+    }
+
+    /// Another daemon on this share.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn daemon(&self, options: &[&str]) -> Daemon {
+        let socket = self.socket();
+        Daemon::start_command(self.command(&socket, options), &socket).expect("ferryfsd starts")
+    }
+
+    /// Sees that nothing beside the share has changed.
+    ///
+    /// # Panics
+    /// When something has.
+    #[track_caller]
+    pub fn assert_untouched_outside(&self) {
+        let names = |dir: &Path| {
+            let mut names: Vec<_> = fs::read_dir(dir)
+                .expect("directory")
+                .map(|entry| entry.expect("entry").file_name())
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(
+            names(self.base.path()),
+            ["outside", "sentinel", "share", "sockets"]
+        );
+        assert_eq!(names(&self.base.path().join("outside")), ["sentinel"]);
+        for sentinel in ["sentinel", "outside/sentinel"] {
+            let path = self.base.path().join(sentinel);
+            assert_eq!(fs::read(&path).expect("sentinel"), SENTINEL);
+            assert_eq!(fs::metadata(&path).expect("sentinel").nlink(), 1);
+        }
+    }
+}
+
+/// The lines of `level` (`ERROR`, `WARN`, ..) in a daemon's log.
+pub fn lines(daemon: &Daemon, level: &str) -> Vec<String> {
+    let level = format!(" {level} ");
+    let log = daemon.stderr();
+    // A line begins with "[time LEVEL crate]".
+    let marked = |line: &&str| line.split(']').next().unwrap_or_default().contains(&level);
+    log.lines().filter(marked).map(str::to_owned).collect()
+}
+
+/// Sees that a daemon is up, and has neither panicked nor caught a panic.
+///
+/// # Panics
+/// When it is not.
+#[track_caller]
+pub fn assert_well(daemon: &mut Daemon) {
+    let ended = daemon.try_wait().expect("asking for the daemon's end");
+    let log = daemon.stderr();
+    assert!(ended.is_none(), "ended ({ended:?}):\n{log}");
+    assert!(!log.contains("panic"), "panicked:\n{log}");
+}

@@ -1,0 +1,41 @@
+//! Where the programs are that the suites start.
+
+use std::path::PathBuf;
+
+/// The daemon: by the variable FERRYFSD, or beside the test executable.
+///
+/// # Panics
+/// When it has not been built.
+pub fn ferryfsd() -> PathBuf {
+    if let Some(path) = std::env::var_os("FERRYFSD") {
+        return path.into();
+    }
+    let suite = std::env::current_exe().expect("path of this test");
+    // target/<profile>/deps/<suite>
+    let profile = suite.ancestors().nth(2).expect("the profile's directory");
+    let daemon = profile.join("ferryfsd");
+    assert!(
+        daemon.is_file(),
+        "{} is not there: `cargo xtask test` builds it (or set FERRYFSD)",
+        daemon.display()
+    );
+    daemon
+}
+
+/// virtiofsd, by the variable VIRTIOFSD or in PATH; none after saying so.
+pub fn virtiofsd() -> Option<PathBuf> {
+    let found = ferryfs_frontend::spawn::find("VIRTIOFSD", "virtiofsd");
+    if found.is_none() {
+        println!("skipped: no virtiofsd (set VIRTIOFSD or put it into PATH)");
+    }
+    found
+}
+
+/// Whether this runs as root; says so if it does not and `what` is skipped for it.
+pub fn is_root(what: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("skipped: {what} needs root");
+    }
+    root
+}
