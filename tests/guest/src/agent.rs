@@ -7,11 +7,18 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
 
 use ferry_guest::{Expectation, MOUNT, READY, TAG};
 
 use crate::checks::{self, Live};
 use crate::sys::{self, At, Failure, Result};
+
+/// A command that has taken so long does not come back: the console is told
+/// where everything waits.
+const STUCK: Duration = Duration::from_secs(40);
 
 #[derive(Default)]
 struct Agent {
@@ -22,9 +29,13 @@ struct Agent {
 pub fn serve(port: File) -> Result<()> {
     let mut out = port.try_clone().at("dup of the port")?;
     let mut agent = Agent::default();
+    let progress = Arc::new(AtomicU64::new(0));
+    watch(progress.clone());
     writeln!(out, "{READY}").at("write to the port")?;
     for line in BufReader::new(port).lines() {
         let line = line.at("read from the port")?;
+        // Odd while a command runs.
+        progress.fetch_add(1, Ordering::Relaxed);
         let mut words = line.splitn(3, ' ');
         let number = words.next().unwrap_or_default();
         let command = words.next().unwrap_or_default();
@@ -33,8 +44,26 @@ pub fn serve(port: File) -> Result<()> {
             Err(e) => format!("{number} err {}\n", e.to_string().replace('\n', "\\n")),
         };
         out.write_all(answer.as_bytes()).at("write to the port")?;
+        progress.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// Has the kernel list all tasks on the console when a command is stuck.
+fn watch(progress: Arc<AtomicU64>) {
+    std::thread::spawn(move || {
+        let mut seen = 0;
+        loop {
+            std::thread::sleep(STUCK);
+            let now = progress.load(Ordering::Relaxed);
+            if now == seen && now % 2 == 1 {
+                // Whether it worked is seen on the console.
+                let _ = std::fs::write("/proc/sysrq-trigger", "t");
+                return;
+            }
+            seen = now;
+        }
+    });
 }
 
 impl Agent {

@@ -7,6 +7,7 @@ use ferry_guest::{Expectation, READY};
 
 use super::lines::Lines;
 use crate::fail::{need, Context, Fail, Result};
+use crate::progress::detail;
 
 /// From power-on to the agent; a guest under emulation takes a few seconds.
 const BOOT: Duration = Duration::from_secs(180);
@@ -14,6 +15,8 @@ const BOOT: Duration = Duration::from_secs(180);
 const ANSWER: Duration = Duration::from_secs(120);
 /// QEMU makes the socket at its start.
 const CONNECT: Duration = Duration::from_secs(30);
+/// A command that has taken so long is worth a line.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// A connection to the guest's second serial port.
 pub struct Agent {
@@ -51,7 +54,18 @@ impl Agent {
     }
 
     /// Has the guest run `command`; its answer's text.
+    ///
+    /// # Errors
+    /// The guest says no, or nothing.
     pub fn call(&mut self, command: &str) -> Result<String> {
+        self.ask(command)?
+    }
+
+    /// Has the guest run `command`; what it says of the outcome.
+    ///
+    /// # Errors
+    /// The guest says nothing: there is no point in asking it anything else.
+    pub fn ask(&mut self, command: &str) -> Result<Result<String>> {
         self.number += 1;
         let number = self.number.to_string();
         self.lines.send(&format!("{number} {command}"))?;
@@ -65,10 +79,13 @@ impl Agent {
             if words.next() != Some(number.as_str()) {
                 continue;
             }
+            if start.elapsed() > SLOW {
+                let seconds = start.elapsed().as_secs_f64();
+                detail(format_args!("{command} took {seconds:.1} s"));
+            }
             let kind = words.next();
             let text = words.next().unwrap_or_default().to_owned();
-            need(kind == Some("ok"), || text.clone())?;
-            return Ok(text);
+            return Ok(need(kind == Some("ok"), || text.clone()).map(|()| text));
         }
         Err(Fail::new(format!(
             "no answer to `{command}` after {} s",
@@ -77,14 +94,18 @@ impl Agent {
     }
 
     /// Has the guest end check `name`; what must be in the share now.
-    pub fn finish(&mut self, name: &str) -> Result<Vec<Expectation>> {
-        self.call(&format!("finish {name}"))?
-            .split_whitespace()
-            .map(|word| {
-                Expectation::from_word(word)
-                    .ok_or("not an expectation")
-                    .context(word)
-            })
-            .collect()
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn finish(&mut self, name: &str) -> Result<Result<Vec<Expectation>>> {
+        Ok(self.ask(&format!("finish {name}"))?.and_then(|text| {
+            text.split_whitespace()
+                .map(|word| {
+                    Expectation::from_word(word)
+                        .ok_or("not an expectation")
+                        .context(word)
+                })
+                .collect()
+        }))
     }
 }

@@ -207,7 +207,7 @@ impl Journeying<'_> {
         detail(format_args!("prepare {} checks", self.checks.len()));
         let mut prepared = Vec::new();
         for name in std::mem::take(&mut self.checks) {
-            match living.vm.agent.call(&format!("prepare {name}")) {
+            match living.vm.agent.ask(&format!("prepare {name}"))? {
                 Ok(_) => prepared.push(name),
                 // What could not be prepared is not looked at any more.
                 Err(e) => self.fail(&name, "before the crossing", &e),
@@ -229,7 +229,7 @@ impl Journeying<'_> {
         let mut good = Vec::new();
         for name in std::mem::take(&mut self.checks) {
             self.measured.checks += 1;
-            match living.vm.agent.call(&format!("verify {name}")) {
+            match living.vm.agent.ask(&format!("verify {name}"))? {
                 Ok(_) => good.push(name),
                 Err(e) => self.fail(&name, when, &e),
             }
@@ -243,7 +243,7 @@ impl Journeying<'_> {
         living.vm.agent.call("drop-caches 3")?;
         let mut expected = Vec::new();
         for name in std::mem::take(&mut self.checks) {
-            match living.vm.agent.finish(&name) {
+            match living.vm.agent.finish(&name)? {
                 Ok(objects) => expected.push((name, objects)),
                 Err(e) => self.fail(&name, "at the end", &e),
             }
