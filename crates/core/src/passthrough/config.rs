@@ -63,6 +63,17 @@ impl CachePolicy {
     }
 }
 
+/// Whether something is used that the guest's kernel has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Negotiate {
+    /// It is not.
+    Never,
+    /// Where the guest knows it; otherwise a warning is logged.
+    Auto,
+    /// A guest that does not know it cannot mount.
+    Always,
+}
+
 /// How an inode that the guest knows is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InodeFileHandles {
@@ -118,8 +129,11 @@ pub struct Config {
     /// Tell the guest where another host file system begins
     /// (`FUSE_ATTR_SUBMOUNT`).
     pub announce_submounts: bool,
-    /// Serve extended attributes.
+    /// Serve extended attributes. Security labels imply it.
     pub xattr: bool,
+    /// Set the labels that the guest's security module gives new objects
+    /// (`FUSE_SECURITY_CTX`).
+    pub security_label: Negotiate,
     /// Clear set-user-id and set-group-id bits on the host instead of in the
     /// guest (`FUSE_HANDLE_KILLPRIV_V2`).
     pub killpriv_v2: bool,
@@ -145,6 +159,7 @@ impl Config {
             preserve_noatime: false,
             announce_submounts: true,
             xattr: false,
+            security_label: Negotiate::Never,
             killpriv_v2: false,
             inode_file_handles: InodeFileHandles::Prefer,
             migration_mode: MigrationMode::FindPaths,

@@ -22,7 +22,7 @@ const CREATE_TRIES: usize = 8;
 
 impl Passthrough {
     /// Makes this thread the caller, for a call that makes something.
-    fn acting(&self, ctx: &Context<'_>) -> FsResult<Acting> {
+    pub(super) fn acting(&self, ctx: &Context<'_>) -> FsResult<Acting> {
         // Where the guest does not tell groups, it alone has checked them.
         let override_dac = !self.negotiated(abi::FUSE_CREATE_SUPP_GROUP);
         creds::act_as(ctx.uid, ctx.gid, ctx.supplementary_groups, override_dac)
@@ -42,12 +42,14 @@ impl Passthrough {
         }
     }
 
-    /// Makes `name` in `parent` by `make`, as the caller, and looks it up.
+    /// Makes `name` in `parent` by `make`, as the caller, and looks it up. `kind` is
+    /// the `S_IFMT` part of what is made.
     fn make(
         &self,
         ctx: &Context<'_>,
         parent: NodeId,
         name: &Name,
+        kind: u32,
         make: impl FnOnce(BorrowedFd<'_>) -> FsResult<()>,
     ) -> FsResult<Entry> {
         let parent = self.inode(parent)?;
@@ -56,6 +58,9 @@ impl Passthrough {
         {
             let _acting = self.acting(ctx)?;
             make(dir.as_fd())?;
+        }
+        if let Some(label) = &ctx.security_context {
+            self.label_name(dir.as_fd(), name, kind, label)?;
         }
         self.lookup_in(&parent, dir.as_fd(), name)
     }
@@ -69,7 +74,7 @@ impl Passthrough {
         umask: u32,
     ) -> FsResult<Entry> {
         let mode = self.new_mode(mode & 0o7777, umask);
-        self.make(ctx, parent, name, |dir| {
+        self.make(ctx, parent, name, libc::S_IFDIR, |dir| {
             sys::mkdirat(dir, name.as_c_str(), mode)
         })
     }
@@ -84,7 +89,11 @@ impl Passthrough {
         umask: u32,
     ) -> FsResult<Entry> {
         let mode = self.new_mode(mode & (libc::S_IFMT | 0o7777), umask);
-        self.make(ctx, parent, name, |dir| {
+        let kind = match mode & libc::S_IFMT {
+            0 => libc::S_IFREG,
+            kind => kind,
+        };
+        self.make(ctx, parent, name, kind, |dir| {
             sys::mknodat(dir, name.as_c_str(), mode, decode_dev(rdev))
         })
     }
@@ -96,7 +105,7 @@ impl Passthrough {
         parent: NodeId,
         name: &Name,
     ) -> FsResult<Entry> {
-        self.make(ctx, parent, name, |dir| {
+        self.make(ctx, parent, name, libc::S_IFLNK, |dir| {
             Ok(rustix::fs::symlinkat(target, dir, name.as_c_str())?)
         })
     }
@@ -225,16 +234,13 @@ impl Passthrough {
         let dir = self.dir_fds.get(&parent)?;
         let _hold = self.names.hold_change(parent.id(), name.as_bytes());
         for _ in 0..CREATE_TRIES {
-            // Always exclusively: so it is known whether it is new, and nothing
-            // but a new regular file is ever opened by this call.
-            let once = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
-            let made = {
-                let _acting = self.acting(ctx)?;
-                sys::openat(dir.as_fd(), name.as_c_str(), host_flags as i32 | once, mode)
-            };
-            match made {
-                Ok(file) => {
-                    let (inode, stx) = self.adopt(Object::Open(file.as_fd()))?;
+            match self.create_new(ctx, dir.as_fd(), name, host_flags as i32, mode) {
+                Ok((file, path)) => {
+                    let object = match path {
+                        Some(path) => Object::Path(path),
+                        None => Object::Open(file.as_fd()),
+                    };
+                    let (inode, stx) = self.adopt(object)?;
                     self.remember(&parent, name, &inode, &stx);
                     let entry = self.entry(Some(&parent), &inode, &stx);
                     let opened =
@@ -258,6 +264,34 @@ impl Passthrough {
             return answer;
         }
         Err(Errno::EAGAIN)
+    }
+
+    /// Makes a regular file that was not there, and opens it. With a label, the
+    /// second descriptor, if any, is an `O_PATH` one of the file by its name.
+    fn create_new(
+        &self,
+        ctx: &Context<'_>,
+        dir: BorrowedFd<'_>,
+        name: &Name,
+        host_flags: i32,
+        mode: u32,
+    ) -> FsResult<(OwnedFd, Option<OwnedFd>)> {
+        if let Some(label) = &ctx.security_context {
+            if let Some(made) = self.create_hidden(ctx, dir, name, host_flags, mode, label)? {
+                return Ok(made);
+            }
+        }
+        // Always exclusively: so it is known whether it is new, and nothing but a
+        // new regular file is ever opened by this call.
+        let once = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+        let file = {
+            let _acting = self.acting(ctx)?;
+            sys::openat(dir, name.as_c_str(), host_flags | once, mode)?
+        };
+        if let Some(label) = &ctx.security_context {
+            self.label_new_file(dir, name, file.as_fd(), label)?;
+        }
+        Ok((file, None))
     }
 
     fn open_existing(
@@ -297,6 +331,10 @@ impl Passthrough {
             let flags = (host_flags as i32 & !libc::O_TRUNC) | once;
             sys::openat(dir.as_fd(), c".", flags, mode)?
         };
+        if let Some(label) = &ctx.security_context {
+            // Where that fails, the file is gone with its descriptor.
+            self.label_open(file.as_fd(), label)?;
+        }
         let (inode, stx) = self.adopt(Object::Open(file.as_fd()))?;
         self.names.note(inode.id());
         let entry = self.entry(Some(&parent), &inode, &stx);

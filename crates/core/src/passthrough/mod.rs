@@ -4,7 +4,8 @@
 //! - [`inode`], [`names`], [`handle`]: what the guest holds; a crossing collects
 //!   these and fills them again.
 //! - [`handle_bytes`]: kernel file handles and the mounts they belong to.
-//! - `lookup`, `create`, `attr`, `data`, `dir`, `xattr`: the operations.
+//! - `lookup`, `create`, `attr`, `data`, `dir`, `xattr`: the operations; `label`:
+//!   security labels of what is made.
 //! - `creds`: acting as the guest's user. `sys`: bare system calls.
 //!
 //! Nothing is ever found by a path: each step is one component, opened in a
@@ -21,6 +22,7 @@ mod dir_fds;
 pub mod handle;
 pub mod handle_bytes;
 pub mod inode;
+mod label;
 mod lookup;
 pub mod names;
 mod ops;
@@ -36,7 +38,7 @@ use std::sync::Arc;
 use crate::abi;
 use crate::errno::{Errno, FsResult};
 use crate::types::NodeId;
-use config::{Config, InodeFileHandles};
+use config::{Config, InodeFileHandles, Negotiate};
 use handle::Handles;
 use handle_bytes::{MountKnown, MountRef, Mounts};
 use inode::{Inode, Inodes, NewInode, Numbers, Place};
@@ -90,6 +92,7 @@ impl Passthrough {
     /// # Errors
     /// See [`SetupError`].
     pub fn new(mut config: Config) -> Result<Passthrough, SetupError> {
+        config.xattr |= config.security_label != Negotiate::Never;
         let proc_self_fd = match config.proc_self_fd.take() {
             Some(fd) => fd,
             None => {

@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::AtFlags;
 
+use super::config::Negotiate;
 use super::handle::HandleKind;
 use super::Passthrough;
 use crate::abi;
-use crate::errno::FsResult;
+use crate::errno::{Errno, FsResult};
 use crate::fs::{
     AttrReply, Context, DirSink, Entry, FileSystem, InitOffer, InitWish, Kstatfs, Opened, ReadArgs,
     SetAttr, WriteArgs, XattrReply,
@@ -27,7 +28,7 @@ const ALWAYS: u64 = abi::FUSE_ASYNC_READ
     | abi::FUSE_CREATE_SUPP_GROUP;
 
 /// What no session can have here, with what it is about.
-const NEVER: [(u64, &str); 12] = [
+const NEVER: [(u64, &str); 11] = [
     (abi::FUSE_POSIX_LOCKS, "record locks on the host"),
     (abi::FUSE_FLOCK_LOCKS, "flock on the host"),
     (abi::FUSE_EXPORT_SUPPORT, "NFS export by the guest"),
@@ -35,12 +36,32 @@ const NEVER: [(u64, &str); 12] = [
     (abi::FUSE_NO_OPENDIR_SUPPORT, "directories without OPENDIR"),
     (abi::FUSE_HANDLE_KILLPRIV, "the first form of killpriv"),
     (abi::FUSE_POSIX_ACL, "POSIX ACLs"),
-    (abi::FUSE_SECURITY_CTX, "security labels"),
     (abi::FUSE_MAP_ALIGNMENT, "DAX"),
     (abi::FUSE_HAS_INODE_DAX, "DAX"),
     (abi::FUSE_PASSTHROUGH, "passthrough by the guest's kernel"),
     (abi::FUSE_OVER_IO_URING, "requests over io_uring"),
 ];
+
+/// What is used where the guest knows it, or else may keep it from mounting.
+struct Negotiable {
+    when: Negotiate,
+    /// The flag that it is about.
+    flag: u64,
+    /// Flags that it does not go without.
+    with: u64,
+    option: &'static str,
+}
+
+impl Passthrough {
+    fn negotiable(&self) -> [Negotiable; 1] {
+        [Negotiable {
+            when: self.config.security_label,
+            flag: abi::FUSE_SECURITY_CTX,
+            with: 0,
+            option: "--security-label",
+        }]
+    }
+}
 
 impl FileSystem for Passthrough {
     fn init(&self, offer: &InitOffer) -> FsResult<InitWish> {
@@ -79,6 +100,25 @@ impl FileSystem for Passthrough {
                 );
             }
         }
+        for feature in self.negotiable() {
+            let option = feature.option;
+            let missing = (feature.flag | feature.with) & !offer.flags;
+            let names = abi::init_flag_names(missing);
+            match feature.when {
+                Negotiate::Never => {}
+                _ if missing == 0 => flags |= feature.flag | feature.with,
+                Negotiate::Auto => log::warn!(
+                    "the guest's kernel does not know {names}: {option}=auto has no effect"
+                ),
+                Negotiate::Always => {
+                    log::error!(
+                        "INIT refused: the guest's kernel does not know {names}; use a newer \
+                         one, or {option}=auto"
+                    );
+                    return Err(Errno::EPROTO);
+                }
+            }
+        }
         Ok(InitWish { flags })
     }
 
@@ -94,6 +134,23 @@ impl FileSystem for Passthrough {
             return Err("the guest leaves clearing set-user-id bits to the daemon \
                  (FUSE_HANDLE_KILLPRIV_V2); start this one with --killpriv-v2"
                 .to_owned());
+        }
+        for feature in self.negotiable() {
+            let (name, option) = (abi::init_flag_names(feature.flag), feature.option);
+            match (flags & feature.flag != 0, feature.when) {
+                (true, Negotiate::Never) => {
+                    return Err(format!(
+                        "the guest's session uses {name}; start this daemon with {option}=auto"
+                    ))
+                }
+                (false, Negotiate::Always) => {
+                    return Err(format!(
+                        "the guest's session does without {name}, which {option}=always demands; \
+                         start this daemon with {option}=auto"
+                    ))
+                }
+                _ => {}
+            }
         }
         for (flag, what) in NEVER {
             if flags & flag != 0 {

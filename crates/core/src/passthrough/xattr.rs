@@ -8,7 +8,7 @@
 //! attributes are reached.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use super::{sys, Passthrough};
 use crate::errno::{Errno, FsResult};
@@ -32,7 +32,34 @@ fn length(rc: libc::ssize_t) -> FsResult<usize> {
     }
 }
 
+/// `setxattr`; `flags` are `XATTR_*`.
+fn set(path: &CStr, name: &CStr, value: &[u8], flags: u32) -> FsResult<()> {
+    // SAFETY: path and name end with NUL, the value has the length given; all
+    // outlive the call.
+    let rc = unsafe {
+        libc::setxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            value.as_ptr().cast(),
+            value.len(),
+            flags as libc::c_int,
+        )
+    };
+    length(rc as libc::ssize_t).map(drop)
+}
+
 impl Passthrough {
+    /// Sets an attribute of what `fd` (of any kind) is.
+    pub(super) fn set_xattr_of(
+        &self,
+        fd: BorrowedFd<'_>,
+        name: &CStr,
+        value: &[u8],
+    ) -> FsResult<()> {
+        sys::own_fs(self.proc_self_fd())?;
+        set(sys::FdName::new(fd.as_raw_fd()).as_c_str(), name, value, 0)
+    }
+
     /// Runs `call` with a path, relative to the working directory, of the inode.
     fn with_path<T>(&self, node: NodeId, call: impl FnOnce(&CStr) -> FsResult<T>) -> FsResult<T> {
         if !self.config.xattr {
@@ -66,20 +93,7 @@ impl Passthrough {
         value: &[u8],
         flags: u32,
     ) -> FsResult<()> {
-        self.with_attribute(node, name, |path| {
-            // SAFETY: path and name end with NUL, the value has the length
-            // given; all outlive the call.
-            let rc = unsafe {
-                libc::setxattr(
-                    path.as_ptr(),
-                    name.as_ptr(),
-                    value.as_ptr().cast(),
-                    value.len(),
-                    flags as libc::c_int,
-                )
-            };
-            length(rc as libc::ssize_t).map(drop)
-        })
+        self.with_attribute(node, name, |path| set(path, name, value, flags))
     }
 
     pub(super) fn do_getxattr(&self, node: NodeId, name: &CStr, size: u32) -> FsResult<XattrReply> {

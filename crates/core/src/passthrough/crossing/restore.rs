@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use ferryfs_state::validate::KIND_UNKNOWN;
 use ferryfs_state::{FsState, Handle, Inode as InodeRecord, Location, Mount};
 use serde_bytes::ByteBuf;
 
@@ -300,7 +301,7 @@ impl Planner<'_> {
     fn examine(&self, found: FsResult<OwnedFd>, kind: u32) -> FsResult<(NewInode, u32)> {
         let (new, stx) = self.fs.describe(Object::Path(found?))?;
         match (kind, new.kind) {
-            (was, is) if was == is => Ok((new, links_of(&stx))),
+            (was, is) if was == is || was == KIND_UNKNOWN => Ok((new, links_of(&stx))),
             (_, libc::S_IFDIR) => Err(Errno::EISDIR),
             (libc::S_IFDIR, _) => Err(Errno::ENOTDIR),
             _ => Err(Errno::ESTALE),

@@ -556,3 +556,5 @@ fn collecting_and_restoring_leaks_no_descriptor() {
     }
     assert_eq!(open_here(), before);
 }
+
+mod features;

@@ -2,6 +2,7 @@
 
 mod data;
 mod dirs;
+mod labels;
 mod mounts;
 mod names;
 mod support;

@@ -1,0 +1,43 @@
+//! What was negotiated with the guest goes on at a destination that has it too,
+//! and keeps the guest away from one that does not.
+
+use super::super::super::config::Negotiate;
+use super::*;
+use crate::fs::SecurityContext;
+
+#[test]
+fn labels_go_on_or_the_state_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    if rustix::fs::setxattr(dir.path(), c"security.test", b"x", flags).is_err() {
+        return;
+    }
+    let make = |when| daemon_with(dir.path(), |config| config.security_label = when);
+    let source = make(Negotiate::Auto);
+    let flags = mount(&source);
+    assert_ne!(flags & abi::FUSE_SECURITY_CTX, 0);
+    let why = make(Negotiate::Never).check_session(flags).unwrap_err();
+    assert!(why.contains("--security-label=auto"), "{why}");
+    let bare = flags & !abi::FUSE_SECURITY_CTX;
+    let why = make(Negotiate::Always).check_session(bare).unwrap_err();
+    assert!(why.contains("--security-label=auto"), "{why}");
+    make(Negotiate::Auto).check_session(bare).unwrap();
+
+    let target = make(Negotiate::Always);
+    target.check_session(flags).unwrap();
+    restore(&target, collect(&source), flags).unwrap();
+    let ctx = Context {
+        security_context: Some(SecurityContext {
+            name: c"security.test",
+            value: b"label",
+        }),
+        ..CTX
+    };
+    let name = c(b"new");
+    target
+        .mkdir(&ctx, NodeId::ROOT, Name::new(&name).unwrap(), 0o755, 0)
+        .unwrap();
+    let mut value = [0u8; 16];
+    let n = rustix::fs::getxattr(dir.path().join("new"), c"security.test", &mut value).unwrap();
+    assert_eq!(&value[..n], b"label");
+}
