@@ -129,8 +129,11 @@ pub struct Config {
     /// Tell the guest where another host file system begins
     /// (`FUSE_ATTR_SUBMOUNT`).
     pub announce_submounts: bool,
-    /// Serve extended attributes. Security labels imply it.
+    /// Serve extended attributes. POSIX ACLs and security labels imply it.
     pub xattr: bool,
+    /// Let the guest have POSIX ACLs (`FUSE_POSIX_ACL`): it checks access by them,
+    /// and the host keeps them and hands default ones down.
+    pub posix_acl: Negotiate,
     /// Set the labels that the guest's security module gives new objects
     /// (`FUSE_SECURITY_CTX`).
     pub security_label: Negotiate,
@@ -159,6 +162,7 @@ impl Config {
             preserve_noatime: false,
             announce_submounts: true,
             xattr: false,
+            posix_acl: Negotiate::Never,
             security_label: Negotiate::Never,
             killpriv_v2: false,
             inode_file_handles: InodeFileHandles::Prefer,

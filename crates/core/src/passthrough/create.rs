@@ -11,7 +11,8 @@ use super::creds::{self, Acting};
 use super::handle::HandleKind;
 use super::inode::{Inode, InodeFd};
 use super::lookup::{open_path, Object};
-use super::{sys, Passthrough};
+use super::sys::{self, Masked};
+use super::Passthrough;
 use crate::abi;
 use crate::errno::{Errno, FsResult};
 use crate::fs::{Context, Entry, Opened};
@@ -20,25 +21,61 @@ use crate::types::{Name, NodeId};
 /// How often CREATE starts over when others remove and make its name meanwhile.
 const CREATE_TRIES: usize = 8;
 
+/// The mode to make something with.
+pub(super) struct NewMode {
+    /// Permission bits.
+    pub(super) mode: u32,
+    // The file mode mask to make it under.
+    mask: Option<u32>,
+}
+
+impl NewMode {
+    /// For what has no permissions of its own.
+    const NONE: NewMode = NewMode {
+        mode: 0,
+        mask: None,
+    };
+}
+
+/// This thread makes things as the caller as long as this lives.
+#[must_use]
+pub(super) struct Maker {
+    _acting: Acting,
+    _masked: Option<Masked>,
+}
+
 impl Passthrough {
     /// Makes this thread the caller, for a call that makes something.
-    pub(super) fn acting(&self, ctx: &Context<'_>) -> FsResult<Acting> {
+    pub(super) fn acting(&self, ctx: &Context<'_>, mode: &NewMode) -> FsResult<Maker> {
         // Where the guest does not tell groups, it alone has checked them.
         let override_dac = !self.negotiated(abi::FUSE_CREATE_SUPP_GROUP);
-        creds::act_as(ctx.uid, ctx.gid, ctx.supplementary_groups, override_dac)
+        let acting = creds::act_as(ctx.uid, ctx.gid, ctx.supplementary_groups, override_dac)?;
+        Ok(Maker {
+            _acting: acting,
+            _masked: mode.mask.and_then(sys::masked),
+        })
     }
 
     /// The mode to make something with.
-    fn new_mode(&self, mode: u32, umask: u32) -> u32 {
+    fn new_mode(&self, mode: u32, umask: u32) -> NewMode {
         // A mask of this process must not be applied on top of the guest's. If a
         // sandbox forbids that, it is up to the mask that the process has.
-        if let Err(e) = sys::own_fs(self.proc_self_fd()) {
+        let own = sys::own_fs(self.proc_self_fd());
+        if let Err(e) = own {
             log::debug!("cannot part this thread's file mode mask from the process': {e}");
         }
-        if self.negotiated(abi::FUSE_DONT_MASK) {
-            mode & !(umask & 0o777)
-        } else {
-            mode
+        if !self.negotiated(abi::FUSE_DONT_MASK) {
+            return NewMode { mode, mask: None };
+        }
+        // Whether the mask counts, or a default ACL of the directory, is best
+        // decided by the host's kernel.
+        if self.negotiated(abi::FUSE_POSIX_ACL) && own.is_ok() {
+            let mask = Some(umask & 0o777).filter(|mask| *mask != 0);
+            return NewMode { mode, mask };
+        }
+        NewMode {
+            mode: mode & !(umask & 0o777),
+            mask: None,
         }
     }
 
@@ -50,13 +87,14 @@ impl Passthrough {
         parent: NodeId,
         name: &Name,
         kind: u32,
+        mode: &NewMode,
         make: impl FnOnce(BorrowedFd<'_>) -> FsResult<()>,
     ) -> FsResult<Entry> {
         let parent = self.inode(parent)?;
         let dir = self.dir_fds.get(&parent)?;
         let _hold = self.names.hold_change(parent.id(), name.as_bytes());
         {
-            let _acting = self.acting(ctx)?;
+            let _acting = self.acting(ctx, mode)?;
             make(dir.as_fd())?;
         }
         if let Some(label) = &ctx.security_context {
@@ -74,8 +112,8 @@ impl Passthrough {
         umask: u32,
     ) -> FsResult<Entry> {
         let mode = self.new_mode(mode & 0o7777, umask);
-        self.make(ctx, parent, name, libc::S_IFDIR, |dir| {
-            sys::mkdirat(dir, name.as_c_str(), mode)
+        self.make(ctx, parent, name, libc::S_IFDIR, &mode, |dir| {
+            sys::mkdirat(dir, name.as_c_str(), mode.mode)
         })
     }
 
@@ -89,12 +127,12 @@ impl Passthrough {
         umask: u32,
     ) -> FsResult<Entry> {
         let mode = self.new_mode(mode & (libc::S_IFMT | 0o7777), umask);
-        let kind = match mode & libc::S_IFMT {
+        let kind = match mode.mode & libc::S_IFMT {
             0 => libc::S_IFREG,
             kind => kind,
         };
-        self.make(ctx, parent, name, kind, |dir| {
-            sys::mknodat(dir, name.as_c_str(), mode, decode_dev(rdev))
+        self.make(ctx, parent, name, kind, &mode, |dir| {
+            sys::mknodat(dir, name.as_c_str(), mode.mode, decode_dev(rdev))
         })
     }
 
@@ -105,7 +143,7 @@ impl Passthrough {
         parent: NodeId,
         name: &Name,
     ) -> FsResult<Entry> {
-        self.make(ctx, parent, name, libc::S_IFLNK, |dir| {
+        self.make(ctx, parent, name, libc::S_IFLNK, &NewMode::NONE, |dir| {
             Ok(rustix::fs::symlinkat(target, dir, name.as_c_str())?)
         })
     }
@@ -234,7 +272,7 @@ impl Passthrough {
         let dir = self.dir_fds.get(&parent)?;
         let _hold = self.names.hold_change(parent.id(), name.as_bytes());
         for _ in 0..CREATE_TRIES {
-            match self.create_new(ctx, dir.as_fd(), name, host_flags as i32, mode) {
+            match self.create_new(ctx, dir.as_fd(), name, host_flags as i32, &mode) {
                 Ok((file, path)) => {
                     let object = match path {
                         Some(path) => Object::Path(path),
@@ -274,7 +312,7 @@ impl Passthrough {
         dir: BorrowedFd<'_>,
         name: &Name,
         host_flags: i32,
-        mode: u32,
+        mode: &NewMode,
     ) -> FsResult<(OwnedFd, Option<OwnedFd>)> {
         if let Some(label) = &ctx.security_context {
             if let Some(made) = self.create_hidden(ctx, dir, name, host_flags, mode, label)? {
@@ -285,8 +323,8 @@ impl Passthrough {
         // new regular file is ever opened by this call.
         let once = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
         let file = {
-            let _acting = self.acting(ctx)?;
-            sys::openat(dir, name.as_c_str(), host_flags | once, mode)?
+            let _acting = self.acting(ctx, mode)?;
+            sys::openat(dir, name.as_c_str(), host_flags | once, mode.mode)?
         };
         if let Some(label) = &ctx.security_context {
             self.label_new_file(dir, name, file.as_fd(), label)?;
@@ -327,9 +365,9 @@ impl Passthrough {
         // With O_EXCL it can never be linked to a name.
         let once = libc::O_TMPFILE | (flags as i32 & libc::O_EXCL);
         let file = {
-            let _acting = self.acting(ctx)?;
+            let _acting = self.acting(ctx, &mode)?;
             let flags = (host_flags as i32 & !libc::O_TRUNC) | once;
-            sys::openat(dir.as_fd(), c".", flags, mode)?
+            sys::openat(dir.as_fd(), c".", flags, mode.mode)?
         };
         if let Some(label) = &ctx.security_context {
             // Where that fails, the file is gone with its descriptor.

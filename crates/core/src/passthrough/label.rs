@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, XattrFlags};
 
+use super::create::NewMode;
 use super::lookup::open_path;
 use super::{sys, Passthrough};
 use crate::errno::{Errno, FsResult};
@@ -47,7 +48,7 @@ impl Passthrough {
         dir: BorrowedFd<'_>,
         name: &Name,
         host_flags: i32,
-        mode: u32,
+        mode: &NewMode,
         label: &SecurityContext<'_>,
     ) -> FsResult<Option<(OwnedFd, Option<OwnedFd>)>> {
         // The kernel makes nameless files for writing only.
@@ -55,14 +56,14 @@ impl Passthrough {
             return Ok(None);
         }
         let made = {
-            let _acting = self.acting(ctx)?;
+            let _acting = self.acting(ctx, mode)?;
             let flags = (host_flags & !libc::O_TRUNC) | libc::O_TMPFILE;
-            sys::openat(dir, c".", flags, mode)
+            sys::openat(dir, c".", flags, mode.mode)
         };
         let Ok(file) = made else { return Ok(None) };
         self.label_open(file.as_fd(), label)?;
         {
-            let _acting = self.acting(ctx)?;
+            let _acting = self.acting(ctx, mode)?;
             sys::link(self.proc_self_fd(), file.as_fd(), dir, name.as_c_str())?;
         }
         // The file's own descriptor will say for ever that it has no name.

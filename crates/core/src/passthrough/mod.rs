@@ -92,7 +92,8 @@ impl Passthrough {
     /// # Errors
     /// See [`SetupError`].
     pub fn new(mut config: Config) -> Result<Passthrough, SetupError> {
-        config.xattr |= config.security_label != Negotiate::Never;
+        config.xattr |=
+            config.security_label != Negotiate::Never || config.posix_acl != Negotiate::Never;
         let proc_self_fd = match config.proc_self_fd.take() {
             Some(fd) => fd,
             None => {

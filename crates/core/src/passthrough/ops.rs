@@ -28,14 +28,13 @@ const ALWAYS: u64 = abi::FUSE_ASYNC_READ
     | abi::FUSE_CREATE_SUPP_GROUP;
 
 /// What no session can have here, with what it is about.
-const NEVER: [(u64, &str); 11] = [
+const NEVER: [(u64, &str); 10] = [
     (abi::FUSE_POSIX_LOCKS, "record locks on the host"),
     (abi::FUSE_FLOCK_LOCKS, "flock on the host"),
     (abi::FUSE_EXPORT_SUPPORT, "NFS export by the guest"),
     (abi::FUSE_NO_OPEN_SUPPORT, "files without OPEN"),
     (abi::FUSE_NO_OPENDIR_SUPPORT, "directories without OPENDIR"),
     (abi::FUSE_HANDLE_KILLPRIV, "the first form of killpriv"),
-    (abi::FUSE_POSIX_ACL, "POSIX ACLs"),
     (abi::FUSE_MAP_ALIGNMENT, "DAX"),
     (abi::FUSE_HAS_INODE_DAX, "DAX"),
     (abi::FUSE_PASSTHROUGH, "passthrough by the guest's kernel"),
@@ -53,13 +52,23 @@ struct Negotiable {
 }
 
 impl Passthrough {
-    fn negotiable(&self) -> [Negotiable; 1] {
-        [Negotiable {
-            when: self.config.security_label,
-            flag: abi::FUSE_SECURITY_CTX,
-            with: 0,
-            option: "--security-label",
-        }]
+    fn negotiable(&self) -> [Negotiable; 2] {
+        [
+            Negotiable {
+                when: self.config.posix_acl,
+                flag: abi::FUSE_POSIX_ACL,
+                // A default ACL takes the place of the caller's mask, which the
+                // guest therefore must not have applied.
+                with: abi::FUSE_DONT_MASK | abi::FUSE_SETXATTR_EXT,
+                option: "--posix-acl",
+            },
+            Negotiable {
+                when: self.config.security_label,
+                flag: abi::FUSE_SECURITY_CTX,
+                with: 0,
+                option: "--security-label",
+            },
+        ]
     }
 }
 
@@ -393,9 +402,9 @@ impl FileSystem for Passthrough {
         name: &CStr,
         value: &[u8],
         flags: u32,
-        _acl_kill_sgid: bool,
+        acl_kill_sgid: bool,
     ) -> FsResult<()> {
-        self.do_setxattr(node, name, value, flags)
+        self.do_setxattr(node, name, value, flags, acl_kill_sgid)
     }
 
     fn getxattr(

@@ -222,3 +222,31 @@ pub(super) fn own_fs(proc_self_fd: BorrowedFd<'_>) -> FsResult<()> {
     OWN_FS.set(true);
     Ok(())
 }
+
+/// The calling thread, which has its own file mode mask, makes things under
+/// another than 0 as long as this lives.
+#[must_use]
+pub(super) struct Masked {
+    // The guard belongs to the thread that made it.
+    not_send: std::marker::PhantomData<*const ()>,
+}
+
+/// See [`Masked`]; `None` where the thread has no mask of its own (see
+/// [`own_fs`]).
+pub(super) fn masked(mask: u32) -> Option<Masked> {
+    if !OWN_FS.get() {
+        return None;
+    }
+    // SAFETY: the call takes no pointer, and the mask is this thread's alone.
+    unsafe { libc::umask((mask & 0o777) as libc::mode_t) };
+    Some(Masked {
+        not_send: std::marker::PhantomData,
+    })
+}
+
+impl Drop for Masked {
+    fn drop(&mut self) {
+        // SAFETY: as in `masked`.
+        unsafe { libc::umask(0) };
+    }
+}

@@ -10,7 +10,8 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use super::{sys, Passthrough};
+use super::{creds, sys, Passthrough};
+use crate::abi;
 use crate::errno::{Errno, FsResult};
 use crate::fs::XattrReply;
 use crate::types::NodeId;
@@ -18,11 +19,8 @@ use crate::types::NodeId;
 /// `XATTR_SIZE_MAX` and `XATTR_LIST_MAX`: what Linux takes, in bytes.
 const MOST: usize = 65536;
 
-/// Attributes by which the host kernel would grant or deny access, while the
-/// guest kernel does not know that it has to ask (`FUSE_POSIX_ACL`).
-fn is_acl(name: &[u8]) -> bool {
-    name == b"system.posix_acl_access" || name == b"system.posix_acl_default"
-}
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 fn length(rc: libc::ssize_t) -> FsResult<usize> {
     if rc < 0 {
@@ -60,6 +58,12 @@ impl Passthrough {
         set(sys::FdName::new(fd.as_raw_fd()).as_c_str(), name, value, 0)
     }
 
+    /// Whether an attribute is one by which the host's kernel would grant or deny
+    /// access, while the guest's does not know that it has to ask for it.
+    fn hidden(&self, name: &[u8]) -> bool {
+        (name == ACCESS_ACL || name == DEFAULT_ACL) && !self.negotiated(abi::FUSE_POSIX_ACL)
+    }
+
     /// Runs `call` with a path, relative to the working directory, of the inode.
     fn with_path<T>(&self, node: NodeId, call: impl FnOnce(&CStr) -> FsResult<T>) -> FsResult<T> {
         if !self.config.xattr {
@@ -79,7 +83,7 @@ impl Passthrough {
         call: impl FnOnce(&CStr) -> FsResult<T>,
     ) -> FsResult<T> {
         self.with_path(node, |path| {
-            if is_acl(name.to_bytes()) {
+            if self.hidden(name.to_bytes()) {
                 return Err(Errno::EOPNOTSUPP);
             }
             call(path)
@@ -92,8 +96,35 @@ impl Passthrough {
         name: &CStr,
         value: &[u8],
         flags: u32,
+        acl_kill_sgid: bool,
     ) -> FsResult<()> {
+        if acl_kill_sgid && name.to_bytes() == ACCESS_ACL {
+            return self.set_acl_of_stranger(node, name, value, flags);
+        }
         self.with_attribute(node, name, |path| set(path, name, value, flags))
+    }
+
+    /// Sets the access ACL for a caller who is not in the file's group, nor has
+    /// `CAP_FSETID`: the set-group-id bit goes.
+    fn set_acl_of_stranger(
+        &self,
+        node: NodeId,
+        name: &CStr,
+        value: &[u8],
+        flags: u32,
+    ) -> FsResult<()> {
+        self.with_attribute(node, name, |path| {
+            let _without = creds::without_fsetid()?;
+            set(path, name, value, flags)
+        })?;
+        // The kernel leaves it where the daemon itself is in the file's group.
+        let inode = self.inode(node)?;
+        let fd = inode.fd()?;
+        let mode = u32::from(sys::statx(fd.as_fd())?.stx_mode) & 0o7777;
+        if mode & libc::S_ISGID != 0 {
+            sys::chmod(self.proc_self_fd(), fd.as_fd(), mode & !libc::S_ISGID)?;
+        }
+        Ok(())
     }
 
     pub(super) fn do_getxattr(&self, node: NodeId, name: &CStr, size: u32) -> FsResult<XattrReply> {
@@ -130,7 +161,7 @@ impl Passthrough {
             list.truncate(length(len)?);
             let shown: Vec<u8> = list
                 .split_inclusive(|byte| *byte == 0)
-                .filter(|name| !is_acl(name.strip_suffix(b"\0").unwrap_or(name)))
+                .filter(|name| !self.hidden(name.strip_suffix(b"\0").unwrap_or(name)))
                 .flatten()
                 .copied()
                 .collect();

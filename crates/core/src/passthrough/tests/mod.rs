@@ -1,5 +1,6 @@
 //! The passthrough on real directories. What counts is what is on disk after it.
 
+mod acls;
 mod data;
 mod dirs;
 mod labels;

@@ -41,3 +41,40 @@ fn labels_go_on_or_the_state_is_refused() {
     let n = rustix::fs::getxattr(dir.path().join("new"), c"security.test", &mut value).unwrap();
     assert_eq!(&value[..n], b"label");
 }
+
+#[test]
+fn acls_go_on_or_the_state_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let default = c"system.posix_acl_default";
+    // Owner rwx, group rwx, others r-x.
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, perm) in [(0x01u16, 7u16), (0x04, 7), (0x20, 5)] {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(perm.to_le_bytes());
+        acl.extend(u32::MAX.to_le_bytes());
+    }
+    let flags = rustix::fs::XattrFlags::empty();
+    if rustix::fs::setxattr(dir.path(), default, &acl, flags).is_err() {
+        return;
+    }
+    let make = |when| daemon_with(dir.path(), |config| config.posix_acl = when);
+    let source = make(Negotiate::Always);
+    let flags = mount(&source);
+    let why = make(Negotiate::Never).check_session(flags).unwrap_err();
+    assert!(why.contains("--posix-acl=auto"), "{why}");
+    let bare = flags & !abi::FUSE_POSIX_ACL;
+    let why = make(Negotiate::Always).check_session(bare).unwrap_err();
+    assert!(why.contains("--posix-acl=auto"), "{why}");
+
+    let target = make(Negotiate::Auto);
+    target.check_session(flags).unwrap();
+    restore(&target, collect(&source), flags).unwrap();
+    let n = c(b"new");
+    target
+        .mkdir(&CTX, NodeId::ROOT, Name::new(&n).unwrap(), 0o777, 0o077)
+        .unwrap();
+    let mode = fs::metadata(dir.path().join("new")).unwrap().mode();
+    assert_eq!(mode & 0o777, 0o775, "the default ACL counts, not the mask");
+    let size = target.getxattr(&CTX, NodeId::ROOT, default, 0).unwrap();
+    assert!(matches!(size, crate::fs::XattrReply::Size(n) if n as usize == acl.len()));
+}
