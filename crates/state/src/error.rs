@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::dialect::DialectError;
 use crate::format::CodecError;
 use crate::section::SectionId;
 use crate::validate::Invalid;
@@ -174,6 +175,17 @@ pub enum StateError {
     /// The state that should be written would be refused by any reader.
     #[error("refused to write a state that no reader would take")]
     Unwritable(#[source] Invalid),
+
+    /// Another daemon's dialect.
+    #[error("failed to {doing} it as {name}")]
+    Dialect {
+        /// The dialect's name.
+        name: String,
+        /// `read` or `write`.
+        doing: &'static str,
+        /// What the dialect says.
+        source: DialectError,
+    },
 
     /// The calls to a writer were not in the order of the stream.
     #[error("section {section} cannot be written after section {after}")]

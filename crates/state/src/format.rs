@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::Serialize;
 
 use crate::bounded::Records;
+use crate::dialect::Dialect;
 use crate::error::StateError;
 use crate::section::{Frame, FrameRef, SectionId};
 use crate::version::SectionVersion;
@@ -147,15 +148,19 @@ pub(crate) fn is_format_name(name: &str) -> bool {
 /// Longest name of a format, in bytes.
 pub const MAX_FORMAT_NAME: usize = 32;
 
-/// The formats that are built in, by name.
+/// The formats that are built in, by name, and the dialects.
 #[derive(Clone, Default)]
 pub struct Registry {
     formats: Vec<Arc<dyn Format>>,
+    pub(crate) dialects: Vec<Arc<dyn Dialect>>,
 }
 
 impl std::fmt::Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.names()).finish()
+        f.debug_list()
+            .entries(self.names())
+            .entries(self.dialect_names())
+            .finish()
     }
 }
 
@@ -197,7 +202,7 @@ impl Registry {
             })
     }
 
-    /// The names, in the order of registration.
+    /// The names of the formats, in the order of registration.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.formats.iter().map(|f| f.name())
     }

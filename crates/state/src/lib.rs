@@ -3,7 +3,8 @@
 //!
 //! - [`model`]: the records, under their current names; [`v1`] has them frozen.
 //! - [`Format`]: how records become bytes. Formats are crates of their own, put
-//!   together in a [`Registry`]; most implement [`Codec`].
+//!   together in a [`Registry`]; most implement [`Codec`]. A [`Dialect`] is another
+//!   daemon's whole stream.
 //! - [`write_state`] and [`read_state`] for a state as a whole, [`StreamWriter`] and
 //!   [`StreamReader`] frame by frame, [`EnvelopeReader`] and [`read_header`] with no
 //!   format at all.
@@ -12,6 +13,7 @@
 //! The bytes are described in docs/state-format.md.
 
 mod bounded;
+mod dialect;
 pub mod envelope;
 mod error;
 mod format;
@@ -27,6 +29,7 @@ mod version;
 mod writer;
 
 pub use bounded::{MAX_COMPONENTS, MAX_RECORDS_PER_FRAME};
+pub use dialect::{Dialect, DialectError, Losses, StateWriter};
 pub use envelope::{FrameHeader, Header, Totals, WriterInfo};
 pub use error::{error_line, At, StateError};
 pub use format::{Codec, CodecError, Format, FrameSpec, Registry, MAX_FORMAT_NAME};

@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 
 use crate::bounded::MAX_RECORDS_PER_FRAME;
+use crate::dialect::read_dialect;
 use crate::envelope::{
     in_header, le32, le64, split_crc, FrameHeader, Header, Totals, CRC, END_PAYLOAD,
     FRAME_CRITICAL, FRAME_HEADER, MAGIC,
@@ -431,7 +432,9 @@ impl<R: Read> StreamReader<R> {
     }
 }
 
-/// Reads a whole state and validates all of it.
+/// Reads a whole state and validates all of it. A stream without our magic is read
+/// by the dialect of `registry` that recognises it; its header then has the
+/// dialect's name for a format.
 ///
 /// # Errors
 /// Everything that is wrong with the stream; [`StateError::Empty`] for one of 0
@@ -441,6 +444,19 @@ pub fn read_state(
     registry: &Registry,
     limits: &Limits,
 ) -> Result<(Header, State), StateError> {
+    // What is not ours may be another daemon's.
+    let mut first = [0; 12];
+    let n = read_full(input, &mut first)?;
+    let first = &first[..n];
+    let magic = n.min(MAGIC.len());
+    let dialect = match first[..magic] == MAGIC[..magic] {
+        true => None,
+        false => registry.dialect_of(first),
+    };
+    let mut input = first.chain(input);
+    if let Some(dialect) = dialect {
+        return read_dialect(dialect.as_ref(), &mut input, limits);
+    }
     let mut stream = StreamReader::open(input, registry, limits)?;
     let mut state = State::default();
     while let Some(frame) = stream.next_frame()? {

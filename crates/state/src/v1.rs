@@ -98,7 +98,7 @@ pub struct Inode {
     pub id: u64,
     /// Lookups that the guest holds; at least 1.
     pub lookups: u64,
-    /// File type: the `S_IFMT` part of `st_mode`.
+    /// File type: the `S_IFMT` part of `st_mode`; 0 where the writer cannot know.
     pub kind: u32,
     /// How to find it.
     pub location: Location,

@@ -3,11 +3,10 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::sync::Arc;
 
 use ferryfs_state::{
-    error_line, read_state, write_state, Format, FsState, Limits, Registry, Session, State,
-    StateError, WriterInfo,
+    error_line, read_state, FsState, Limits, Registry, Session, State, StateError, StateWriter,
+    WriterInfo,
 };
 
 use super::{init, Server};
@@ -19,14 +18,14 @@ use crate::service::{Crossing, CrossingError, LoadReport, SaveReport};
 #[derive(Clone)]
 pub struct CrossingConfig {
     registry: Registry,
-    format: Arc<dyn Format>,
+    format: StateWriter,
     writer: WriterInfo,
     limits: Limits,
 }
 
 impl CrossingConfig {
-    /// Reads any format of `registry` within `limits`, and writes `format`, which
-    /// is one of them, as `writer`.
+    /// Reads any format and dialect of `registry` within `limits`, and writes
+    /// `format`, which is one of them, as `writer`.
     ///
     /// # Errors
     /// [`StateError::UnknownFormat`].
@@ -37,7 +36,7 @@ impl CrossingConfig {
         limits: Limits,
     ) -> Result<CrossingConfig, StateError> {
         Ok(CrossingConfig {
-            format: Arc::clone(registry.get(format)?),
+            format: registry.writer(format)?,
             registry,
             writer,
             limits,
@@ -72,8 +71,13 @@ impl<F: MigrateFs> Server<F> {
             };
         }
         let state = State { session, fs };
-        let bytes = write_state(&state, &*config.format, &config.writer, out)
+        let (bytes, losses) = config
+            .format
+            .write(&state, &config.writer, out)
             .map_err(CrossingError::Write)?;
+        for loss in losses.iter() {
+            log::warn!("not in a state of {}: {loss}", config.format.name());
+        }
         Ok(SaveReport {
             inodes: state.fs.inodes.len() as u64,
             handles: state.fs.handles.len() as u64,

@@ -105,7 +105,10 @@ fn inodes_that_cannot_be_are_refused() {
             inode(1, |i| i.lookups = 0),
             "inode 2: the guest holds no lookup of it",
         ),
-        (inode(1, |i| i.kind = 0), "inode 2: 0o0 is no file type"),
+        (
+            inode(1, |i| i.kind = 0o050000),
+            "inode 2: 0o50000 is no file type",
+        ),
         (
             inode(1, |i| i.kind = 0o100644),
             "inode 2: 0o100644 is no file type",
