@@ -101,6 +101,7 @@ impl Passthrough {
             if set.uid.is_some() || set.gid.is_some() {
                 let (uid, gid) = (set.uid.unwrap_or(u32::MAX), set.gid.unwrap_or(u32::MAX));
                 sys::chown(fd, uid, gid)?;
+                self.kill_capability(inode.kind(), fd, handle.is_some())?;
             }
             if let Some(mode) = set.mode {
                 sys::chmod(self.proc_self_fd(), fd, mode & 0o7777)?;
@@ -136,10 +137,9 @@ impl Passthrough {
             }
         };
         let _without = kill_suidgid.then(creds::without_fsetid).transpose()?;
-        match (&opened, open) {
-            (Some(fd), _) => rustix::fs::ftruncate(fd, size)?,
-            (None, Some(fd)) => rustix::fs::ftruncate(fd, size)?,
-            (None, None) => {}
+        if let Some(fd) = opened.as_ref().map(AsFd::as_fd).or(open) {
+            self.kill_capability(inode.kind(), fd, true)?;
+            rustix::fs::ftruncate(fd, size)?;
         }
         Ok(())
     }

@@ -3,6 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use super::xattr_map::XattrMap;
+
 /// How long, and what, the guest may cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CachePolicy {
@@ -129,8 +131,11 @@ pub struct Config {
     /// Tell the guest where another host file system begins
     /// (`FUSE_ATTR_SUBMOUNT`).
     pub announce_submounts: bool,
-    /// Serve extended attributes. POSIX ACLs and security labels imply it.
+    /// Serve extended attributes. A map of them, POSIX ACLs and security labels
+    /// imply it.
     pub xattr: bool,
+    /// Keep the guest's extended attributes under other names.
+    pub xattr_map: Option<XattrMap>,
     /// Let the guest have POSIX ACLs (`FUSE_POSIX_ACL`): it checks access by them,
     /// and the host keeps them and hands default ones down.
     pub posix_acl: Negotiate,
@@ -162,6 +167,7 @@ impl Config {
             preserve_noatime: false,
             announce_submounts: true,
             xattr: false,
+            xattr_map: None,
             posix_acl: Negotiate::Never,
             security_label: Negotiate::Never,
             killpriv_v2: false,

@@ -61,11 +61,16 @@ impl Passthrough {
             return Err(Errno::EISDIR);
         }
         let truncate = host_flags & libc::O_TRUNC as u32 != 0;
-        if !(truncate && kill_suidgid) {
-            return inode.open(self.proc_self_fd(), host_flags as i32);
+        let file = {
+            let _without = (truncate && kill_suidgid)
+                .then(creds::without_fsetid)
+                .transpose()?;
+            inode.open(self.proc_self_fd(), host_flags as i32)?
+        };
+        if truncate {
+            self.kill_capability(inode.kind(), file.as_fd(), true)?;
         }
-        let _without = creds::without_fsetid()?;
-        inode.open(self.proc_self_fd(), host_flags as i32)
+        Ok(file)
     }
 
     pub(super) fn do_open(&self, node: NodeId, flags: u32, kill_suidgid: bool) -> FsResult<Opened> {
@@ -119,6 +124,7 @@ impl Passthrough {
         // the handle that the guest kernel picked for it is an appending one.
         let append = args.flags & libc::O_APPEND as u32 != 0 && !args.from_cache;
         let rwf_flags = if append { libc::RWF_APPEND } else { 0 };
+        self.kill_capability(libc::S_IFREG, fd, true)?;
         let _without = args.kill_suidgid.then(creds::without_fsetid).transpose()?;
         let mut done = 0;
         while done < size {
@@ -180,6 +186,7 @@ impl Passthrough {
         let file = self.handles.find(handle, node, HandleKind::File)?;
         position(offset)?;
         position(length)?;
+        self.kill_capability(libc::S_IFREG, file.fd()?, true)?;
         let mode = rustix::fs::FallocateFlags::from_bits_retain(mode);
         Ok(rustix::fs::fallocate(file.fd()?, mode, offset, length)?)
     }
@@ -212,6 +219,7 @@ impl Passthrough {
         let target = self.handles.find(to.1, to.0, HandleKind::File)?;
         position(from.2)?;
         position(to.2)?;
+        self.kill_capability(libc::S_IFREG, target.fd()?, true)?;
         let (mut from_at, mut to_at) = (from.2, to.2);
         let length = length.min(MOST_COPIED) as usize;
         Ok(rustix::fs::copy_file_range(

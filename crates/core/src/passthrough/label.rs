@@ -32,7 +32,7 @@ impl Passthrough {
     ) -> FsResult<()> {
         Ok(rustix::fs::fsetxattr(
             file,
-            label.name,
+            &*self.host_name(label.name)?,
             label.value,
             XattrFlags::empty(),
         )?)
@@ -104,7 +104,8 @@ impl Passthrough {
             libc::S_IFDIR => AtFlags::REMOVEDIR,
             _ => AtFlags::empty(),
         };
-        self.set_xattr_of(made.as_fd(), label.name, label.value)
+        self.host_name(label.name)
+            .and_then(|name| self.set_xattr_of(made.as_fd(), &name, label.value))
             .inspect_err(|e| self.unmake(dir, name, made.as_fd(), flags, *e))
     }
 

@@ -3,6 +3,7 @@
 //! - [`config`]: what it is told to do.
 //! - [`inode`], [`names`], [`handle`]: what the guest holds; a crossing collects
 //!   these and fills them again.
+//! - [`xattr_map`]: extended attributes under other names.
 //! - [`handle_bytes`]: kernel file handles and the mounts they belong to.
 //! - `lookup`, `create`, `attr`, `data`, `dir`, `xattr`: the operations; `label`:
 //!   security labels of what is made.
@@ -30,6 +31,7 @@ mod sys;
 #[cfg(test)]
 mod tests;
 mod xattr;
+pub mod xattr_map;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -82,6 +84,8 @@ pub struct Passthrough {
     precopy: crossing::Precopy,
     // What INIT answered; 0 before.
     session: AtomicU64,
+    // Where the guest's `security.capability` is kept, if not under that name.
+    capability: Option<std::ffi::CString>,
 }
 
 impl Passthrough {
@@ -92,8 +96,9 @@ impl Passthrough {
     /// # Errors
     /// See [`SetupError`].
     pub fn new(mut config: Config) -> Result<Passthrough, SetupError> {
-        config.xattr |=
-            config.security_label != Negotiate::Never || config.posix_acl != Negotiate::Never;
+        config.xattr |= config.security_label != Negotiate::Never
+            || config.posix_acl != Negotiate::Never
+            || config.xattr_map.is_some();
         let proc_self_fd = match config.proc_self_fd.take() {
             Some(fd) => fd,
             None => {
@@ -136,7 +141,12 @@ impl Passthrough {
                 }
             }
         };
+        let capability = config
+            .xattr_map
+            .as_ref()
+            .and_then(xattr::remapped_capability);
         Ok(Passthrough {
+            capability,
             dir_fds: dir_fds::DirFds::new(),
             use_handles: root_mount.is_some(),
             root_mount,

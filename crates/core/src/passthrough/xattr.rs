@@ -7,9 +7,11 @@
 //! such a link leads to is never followed further, so a symbolic link's own
 //! attributes are reached.
 
-use std::ffi::CStr;
+use std::borrow::Cow;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use super::xattr_map::XattrMap;
 use super::{creds, sys, Passthrough};
 use crate::abi;
 use crate::errno::{Errno, FsResult};
@@ -21,6 +23,19 @@ const MOST: usize = 65536;
 
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+
+/// File capabilities, which the kernel takes away from a file that is written,
+/// truncated, or given to another owner.
+const CAPABILITY: &CStr = c"security.capability";
+
+/// Where `map` keeps [`CAPABILITY`], if under another name: from there the host's
+/// kernel does not take it away.
+pub(super) fn remapped_capability(map: &XattrMap) -> Option<CString> {
+    match map.to_host(CAPABILITY) {
+        Ok(Cow::Owned(name)) => Some(name),
+        _ => None,
+    }
+}
 
 fn length(rc: libc::ssize_t) -> FsResult<usize> {
     if rc < 0 {
@@ -80,14 +95,66 @@ impl Passthrough {
         &self,
         node: NodeId,
         name: &CStr,
-        call: impl FnOnce(&CStr) -> FsResult<T>,
+        call: impl FnOnce(&CStr, &CStr) -> FsResult<T>,
     ) -> FsResult<T> {
         self.with_path(node, |path| {
             if self.hidden(name.to_bytes()) {
                 return Err(Errno::EOPNOTSUPP);
             }
-            call(path)
+            let name = self.host_name(name)?;
+            // Nor by way of a map.
+            if self.hidden(name.to_bytes()) {
+                return Err(Errno::EOPNOTSUPP);
+            }
+            call(path, &name)
         })
+    }
+
+    /// The host's name of the guest's attribute `name`.
+    pub(super) fn host_name<'n>(&self, name: &'n CStr) -> FsResult<Cow<'n, CStr>> {
+        match &self.config.xattr_map {
+            None => Ok(Cow::Borrowed(name)),
+            Some(map) => map.to_host(name),
+        }
+    }
+
+    /// The guest's name of the host's attribute `name`; `None` where it has none.
+    fn guest_name<'n>(&self, name: &'n [u8]) -> Option<&'n [u8]> {
+        let shown = match &self.config.xattr_map {
+            None => name,
+            Some(map) => map.to_guest(name)?,
+        };
+        (!self.hidden(name) && !self.hidden(shown)).then_some(shown)
+    }
+
+    /// Takes the guest's file capabilities away from a file that is about to
+    /// change, where the host's kernel does not know them as such. `open`: `fd` is
+    /// of more than `O_PATH`.
+    pub(super) fn kill_capability(
+        &self,
+        inode_kind: u32,
+        fd: BorrowedFd<'_>,
+        open: bool,
+    ) -> FsResult<()> {
+        let Some(name) = &self.capability else {
+            return Ok(());
+        };
+        if inode_kind != libc::S_IFREG {
+            return Ok(());
+        }
+        let removed = if open {
+            // SAFETY: the name ends with NUL and outlives the call.
+            unsafe { libc::fremovexattr(fd.as_raw_fd(), name.as_ptr()) }
+        } else {
+            sys::own_fs(self.proc_self_fd())?;
+            let path = sys::FdName::new(fd.as_raw_fd());
+            // SAFETY: both end with NUL and outlive the call.
+            unsafe { libc::removexattr(path.as_c_str().as_ptr(), name.as_ptr()) }
+        };
+        match length(removed as libc::ssize_t) {
+            Ok(_) | Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(()),
+            Err(e) => Err(e),
+        }
     }
 
     pub(super) fn do_setxattr(
@@ -101,7 +168,7 @@ impl Passthrough {
         if acl_kill_sgid && name.to_bytes() == ACCESS_ACL {
             return self.set_acl_of_stranger(node, name, value, flags);
         }
-        self.with_attribute(node, name, |path| set(path, name, value, flags))
+        self.with_attribute(node, name, |path, name| set(path, name, value, flags))
     }
 
     /// Sets the access ACL for a caller who is not in the file's group, nor has
@@ -113,7 +180,7 @@ impl Passthrough {
         value: &[u8],
         flags: u32,
     ) -> FsResult<()> {
-        self.with_attribute(node, name, |path| {
+        self.with_attribute(node, name, |path, name| {
             let _without = creds::without_fsetid()?;
             set(path, name, value, flags)
         })?;
@@ -128,7 +195,7 @@ impl Passthrough {
     }
 
     pub(super) fn do_getxattr(&self, node: NodeId, name: &CStr, size: u32) -> FsResult<XattrReply> {
-        self.with_attribute(node, name, |path| {
+        let found = self.with_attribute(node, name, |path, name| {
             let mut value = vec![0u8; (size as usize).min(MOST)];
             // SAFETY: path and name end with NUL; the kernel writes at most
             // `value.len()` bytes, and with 0 none.
@@ -146,7 +213,17 @@ impl Passthrough {
             }
             value.truncate(len);
             Ok(XattrReply::Value(value))
-        })
+        });
+        match found {
+            // What a map keeps from the guest is not there, for one who looks.
+            Err(Errno::EPERM) if self.denied(name) => Err(Errno::ENODATA),
+            found => found,
+        }
+    }
+
+    /// Whether the map keeps an attribute from the guest.
+    fn denied(&self, name: &CStr) -> bool {
+        self.host_name(name).is_err()
     }
 
     pub(super) fn do_listxattr(&self, node: NodeId, size: u32) -> FsResult<XattrReply> {
@@ -159,12 +236,13 @@ impl Passthrough {
             let len =
                 unsafe { libc::listxattr(path.as_ptr(), list.as_mut_ptr().cast(), list.len()) };
             list.truncate(length(len)?);
-            let shown: Vec<u8> = list
-                .split_inclusive(|byte| *byte == 0)
-                .filter(|name| !self.hidden(name.strip_suffix(b"\0").unwrap_or(name)))
-                .flatten()
-                .copied()
-                .collect();
+            let mut shown = Vec::with_capacity(list.len());
+            for name in list.split(|byte| *byte == 0).filter(|n| !n.is_empty()) {
+                if let Some(name) = self.guest_name(name) {
+                    shown.extend_from_slice(name);
+                    shown.push(0);
+                }
+            }
             match size as usize {
                 0 => Ok(XattrReply::Size(shown.len() as u32)),
                 size if size < shown.len() => Err(Errno::ERANGE),
@@ -174,7 +252,7 @@ impl Passthrough {
     }
 
     pub(super) fn do_removexattr(&self, node: NodeId, name: &CStr) -> FsResult<()> {
-        self.with_attribute(node, name, |path| {
+        self.with_attribute(node, name, |path, name| {
             // SAFETY: path and name end with NUL and outlive the call.
             let rc = unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) };
             length(rc as libc::ssize_t).map(drop)

@@ -8,3 +8,4 @@ mod mounts;
 mod names;
 mod support;
 mod users;
+mod xattrs;

@@ -78,3 +78,29 @@ fn acls_go_on_or_the_state_is_refused() {
     let size = target.getxattr(&CTX, NodeId::ROOT, default, 0).unwrap();
     assert!(matches!(size, crate::fs::XattrReply::Size(n) if n as usize == acl.len()));
 }
+
+#[test]
+fn attributes_are_found_under_their_other_names_after_a_crossing() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    if rustix::fs::setxattr(dir.path(), c"user.t", b"", flags).is_err() {
+        return;
+    }
+    let make = || {
+        daemon_with(dir.path(), |config| {
+            config.xattr_map = Some(":map::user.virtiofs.:".parse().unwrap());
+        })
+    };
+    fs::write(dir.path().join("f"), "").unwrap();
+    let source = make();
+    let flags = mount(&source);
+    let node = walk(&source, &[b"f"]).node;
+    source
+        .setxattr(&CTX, node, c"trusted.t", b"value", 0, false)
+        .unwrap();
+    let target = make();
+    target.check_session(flags).unwrap();
+    restore(&target, collect(&source), flags).unwrap();
+    let value = target.getxattr(&CTX, node, c"trusted.t", 100).unwrap();
+    assert!(matches!(value, crate::fs::XattrReply::Value(v) if v == b"value"));
+}
