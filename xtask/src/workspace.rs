@@ -18,6 +18,10 @@ pub fn root() -> PathBuf {
 
 /// The directory cargo builds into.
 pub fn target() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from) {
+        // Cargo takes it relative to where it was called.
+        return std::path::absolute(&dir).context(dir.display());
+    }
     let text = Cmd::cargo()
         .args(["metadata", "--no-deps", "--format-version=1"])
         .dir(&root())

@@ -7,7 +7,7 @@ use ferry_guest::{Expectation, READY};
 
 use super::lines::Lines;
 use crate::fail::{need, Context, Fail, Result};
-use crate::progress::detail;
+use crate::progress::step;
 
 /// From power-on to the agent; a guest under emulation takes a few seconds.
 const BOOT: Duration = Duration::from_secs(180);
@@ -81,7 +81,7 @@ impl Agent {
             }
             if start.elapsed() > SLOW {
                 let seconds = start.elapsed().as_secs_f64();
-                detail(format_args!("{command} took {seconds:.1} s"));
+                step(format_args!("{command} took {seconds:.1} s"));
             }
             let kind = words.next();
             let text = words.next().unwrap_or_default().to_owned();

@@ -13,7 +13,7 @@ use super::share::Share;
 use super::vm::{file_uri, socket_uri, Machine, Start, Vm, CRAWL, FULL_SPEED};
 use super::wait;
 use crate::fail::{need, Fail, Result};
-use crate::progress::detail;
+use crate::progress::step;
 
 const MIGRATION: Duration = Duration::from_secs(120);
 /// After a migration has failed, until the source goes on.
@@ -102,7 +102,7 @@ impl Journeying<'_> {
         let mut living = self.boot()?;
         let done = self.live(&mut living);
         match done {
-            Ok(()) => self.end(living),
+            Ok(()) => Self::end(living),
             Err(e) => Err(Fail::new(format!("{e}\n{}", living.said()))),
         }
     }
@@ -155,7 +155,7 @@ impl Journeying<'_> {
     }
 
     fn boot(&mut self) -> Result<Living> {
-        detail("boot the guest");
+        step("boot the guest");
         let mut daemon = self.daemon(&self.setup(), self.run.share.path())?;
         let started = self.vm(&daemon, &Start::Boot);
         let said = |e, daemon: &mut Daemon| {
@@ -182,7 +182,7 @@ impl Journeying<'_> {
             .then_some("nothing could be mounted in the share (needs root)");
         match known.or(impossible) {
             Some(why) => {
-                detail(format_args!("check {name} is left out: {why}"));
+                step(format_args!("check {name} is left out: {why}"));
                 false
             }
             None => true,
@@ -204,7 +204,7 @@ impl Journeying<'_> {
             .filter(|name| self.wanted(name))
             .map(str::to_owned)
             .collect();
-        detail(format_args!("prepare {} checks", self.checks.len()));
+        step(format_args!("prepare {} checks", self.checks.len()));
         let mut prepared = Vec::new();
         for name in std::mem::take(&mut self.checks) {
             match living.vm.agent.ask(&format!("prepare {name}"))? {
@@ -218,13 +218,13 @@ impl Journeying<'_> {
     }
 
     fn fail(&mut self, check: &str, when: &str, e: &Fail) {
-        detail(format_args!("check {check} FAILED {when}: {e}"));
+        step(format_args!("check {check} FAILED {when}: {e}"));
         self.failures.push(format!("{check}, {when}: {e}"));
     }
 
     /// Has the guest look at everything, and go on working.
     fn verify(&mut self, living: &mut Living, when: &str) -> Result<()> {
-        detail(format_args!("verify {} checks {when}", self.checks.len()));
+        step(format_args!("verify {} checks {when}", self.checks.len()));
         living.vm.agent.call("drop-caches 1")?;
         let mut good = Vec::new();
         for name in std::mem::take(&mut self.checks) {
@@ -239,7 +239,7 @@ impl Journeying<'_> {
     }
 
     fn finish(&mut self, living: &mut Living) -> Result<()> {
-        detail("finish, and look from the host's side");
+        step("finish, and look from the host's side");
         living.vm.agent.call("drop-caches 3")?;
         let mut expected = Vec::new();
         for name in std::mem::take(&mut self.checks) {
@@ -256,12 +256,12 @@ impl Journeying<'_> {
         living.vm.agent.call("unmount").map(drop)
     }
 
-    fn end(&mut self, living: Living) -> Result<()> {
-        self.note_state(&living.daemon);
+    fn end(living: Living) -> Result<()> {
         living.vm.quit()?;
         living.daemon.wait_end()
     }
 
+    /// Takes down what a source tells of the state that it has written.
     fn note_state(&mut self, daemon: &Daemon) {
         self.measured.states.extend(daemon.state_bytes());
     }
@@ -311,7 +311,7 @@ impl Journeying<'_> {
 
     fn hop(&mut self, living: &mut Living) -> Result<()> {
         let n = self.measured.downtimes.len() + 1;
-        detail(format_args!("crossing {n}"));
+        step(format_args!("crossing {n}"));
         let uri = socket_uri(&self.migration_socket());
         let setup = self.setup();
         let share = self.run.share.path();
@@ -324,15 +324,16 @@ impl Journeying<'_> {
             .map_err(|e| Fail::new(format!("{e}\n{}", there.said())))?;
         let stopped = living.vm.qmp.last_event("STOP").map(|event| event.time);
         let downtime = stopped.map_or(f64::NAN, |time| (resumed - time) * 1e3);
-        detail(format_args!("crossed; downtime {downtime:.0} ms"));
+        step(format_args!("crossed; downtime {downtime:.0} ms"));
         self.measured.downtimes.push(downtime);
         let source = std::mem::replace(living, there);
-        self.end(source)?;
+        self.note_state(&source.daemon);
+        Self::end(source)?;
         self.verify(living, &format!("after crossing {n}"))
     }
 
     fn cancel(&mut self, living: &mut Living) -> Result<()> {
-        detail("begin a crossing, and cancel it");
+        step("begin a crossing, and cancel it");
         let uri = socket_uri(&self.migration_socket());
         let setup = self.setup();
         let share = self.run.share.path();
@@ -361,13 +362,13 @@ impl Journeying<'_> {
     }
 
     fn snapshot(&mut self, living: &mut Living) -> Result<()> {
-        detail("stop, and save to a file");
+        step("stop, and save to a file");
         let file = self.run.machine.sockets.join("snapshot");
         let uri = file_uri(&file);
         living.vm.qmp.execute("stop", json!({}))?;
         Self::migrate(living, &uri, "completed")?;
         let size = std::fs::metadata(&file).map(|m| m.len()).unwrap_or(0);
-        detail(format_args!("restore from {} MiB", size >> 20));
+        step(format_args!("restore from {} MiB", size >> 20));
         let setup = self.setup();
         let share = self.run.share.path();
         // Source and destination have nothing but the file in common.
@@ -401,7 +402,7 @@ impl Journeying<'_> {
         let mut daemon = self.daemon(&setup, &wrong)?;
         // One that survives its front-end is asked again.
         for n in 1..=if ours { REFUSALS } else { 1 } {
-            detail(format_args!("cross to a wrong directory, attempt {n}"));
+            step(format_args!("cross to a wrong directory, attempt {n}"));
             let uri = socket_uri(&self.migration_socket());
             let start = Start::Incoming(living.vm.agent.number());
             let mut vm = self.vm(&daemon, &start)?;
@@ -435,7 +436,7 @@ impl Journeying<'_> {
             need(reason.is_some(), || {
                 format!("no reason is logged\n{}", daemon.process().log_tail())
             })?;
-            detail(format_args!("refused: {}", reason.unwrap_or_default()));
+            step(format_args!("refused: {}", reason.unwrap_or_default()));
         }
         Ok(())
     }

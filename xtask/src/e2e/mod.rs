@@ -19,6 +19,8 @@ mod vm;
 mod wait;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::fail::{need, Context, Fail, Result};
 use crate::setup::Tools;
@@ -48,6 +50,10 @@ pub struct Args {
     #[arg(long, default_value = "release")]
     pub profile: String,
 
+    /// Scenarios at a time
+    #[arg(long, value_name = "N", default_value_t = jobs())]
+    pub jobs: usize,
+
     /// Keep the shares of scenarios that passed, too
     #[arg(long)]
     pub keep: bool,
@@ -65,10 +71,16 @@ impl Default for Args {
             list: false,
             check: Vec::new(),
             profile: "release".to_owned(),
+            jobs: jobs(),
             keep: false,
             daemon: None,
         }
     }
+}
+
+/// One guest with one processor for each of two cores.
+fn jobs() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4))
 }
 
 struct Outcome {
@@ -109,20 +121,36 @@ pub fn run(args: &Args) -> Result<()> {
         chosen.len(),
         program.version
     ));
-    let outcomes: Vec<Outcome> = chosen
-        .into_iter()
-        .map(|scenario| {
-            let bench = Bench {
-                args,
-                tools: &tools,
-                program: &program,
-                agent: &agent,
-                initramfs: &initramfs,
-                mounts,
-            };
-            bench.run(scenario, &dir)
-        })
-        .collect();
+    let bench = Bench {
+        args,
+        tools: &tools,
+        program: &program,
+        agent: &agent,
+        initramfs: &initramfs,
+        mounts,
+    };
+    let next = AtomicUsize::new(0);
+    let outcomes = Mutex::new(Vec::new());
+    std::thread::scope(|threads| {
+        for _ in 0..args.jobs.clamp(1, chosen.len()) {
+            threads.spawn(|| {
+                while let Some(scenario) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = bench.run(scenario, &dir);
+                    outcomes
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(outcome);
+                }
+            });
+        }
+    });
+    let mut outcomes = outcomes
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    outcomes.sort_by_key(|o| chosen.iter().position(|s| s.name == o.scenario.name));
+    need(outcomes.len() == chosen.len(), || {
+        "a scenario did not come to its end".into()
+    })?;
     report(&outcomes)
 }
 
@@ -153,18 +181,17 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn run(&self, scenario: Scenario, dir: &Path) -> Outcome {
-        progress::step(&scenario.name);
+    fn run(&self, scenario: &Scenario, dir: &Path) -> Outcome {
+        progress::subject(&scenario.name);
         let start = progress::seconds();
         let (measured, result) = self
-            .run_in(&scenario, &dir.join(&scenario.name))
+            .run_in(scenario, &dir.join(&scenario.name))
             .unwrap_or_else(|e| (Measured::default(), Err(e)));
         if let Err(e) = &result {
-            progress::step(format_args!("{} FAILED", scenario.name));
-            println!("{e}");
+            progress::step(format_args!("FAILED\n{e}"));
         }
         Outcome {
-            scenario,
+            scenario: scenario.clone(),
             measured,
             seconds: progress::seconds() - start,
             result,
@@ -174,7 +201,7 @@ impl Bench<'_> {
     fn run_in(&self, scenario: &Scenario, dir: &Path) -> Result<(Measured, Result<()>)> {
         clear(dir)?;
         std::fs::create_dir_all(dir).context(dir.display())?;
-        let sockets = SocketDir::make()?;
+        let sockets = SocketDir::make(&scenario.name)?;
         let path = dir.join("share");
         let share = Share::make(path.clone(), self.agent, self.mounts)?;
         let machine = Machine {
@@ -210,8 +237,9 @@ fn clear(dir: &Path) -> Result<()> {
 struct SocketDir(PathBuf);
 
 impl SocketDir {
-    fn make() -> Result<Self> {
-        let dir = std::env::temp_dir().join(format!("ferryfs-e2e-{}", std::process::id()));
+    fn make(name: &str) -> Result<Self> {
+        let own = format!("ferryfs-e2e-{}-{name}", std::process::id());
+        let dir = std::env::temp_dir().join(own);
         clear(&dir)?;
         std::fs::create_dir(&dir).context(dir.display())?;
         Ok(Self(dir))

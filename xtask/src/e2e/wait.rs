@@ -32,7 +32,7 @@ pub fn until<T>(
         }
         if !announced && start.elapsed() > SILENCE {
             announced = true;
-            progress::detail(format_args!("waiting for {what}"));
+            progress::step(format_args!("waiting for {what}"));
         }
         std::thread::sleep(STEP);
     }

@@ -35,6 +35,10 @@ pub fn prepare() -> Result<Box<dyn Live>> {
 impl Live for Shell {
     fn verify(&mut self) -> Result<()> {
         self.crossings += 1;
+        // Processes are what an emulated guest is slowest at.
+        if self.crossings % 4 != 1 {
+            return Ok(());
+        }
         let copy = format!("copy-{}", self.crossings);
         sh(&format!(
             "busybox cp -r tree {copy}; busybox diff -r tree {copy}
@@ -46,6 +50,7 @@ impl Live for Shell {
 
     fn finish(self: Box<Self>) -> Result<Vec<Expectation>> {
         Ok((1..=self.crossings)
+            .step_by(4)
             .map(|n| Expectation::file(format!("shell/copy-{n}/a/b/file4"), b"content 4\n"))
             .collect())
     }
