@@ -18,6 +18,7 @@ pub mod fs;
 pub mod io;
 pub mod migrate;
 pub mod passthrough;
+pub mod readonly;
 pub mod server;
 pub mod service;
 pub mod transport;
