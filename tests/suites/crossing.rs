@@ -90,7 +90,7 @@ fn chain(options: &[&str]) {
     let data = guest.open_path("d/data", libc::O_RDWR);
     let odd_file = guest.open_path([b"d/", odd].concat(), libc::O_RDONLY);
     for mode_zero in ["d/secret", "d/closed"] {
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o000);
         fs::set_permissions(host.at(mode_zero), mode).expect("chmod");
     }
     let mut names: Vec<&[u8]> = vec![b"data", b"secret", b"link", b"out", b"fifo", odd];
@@ -437,9 +437,9 @@ fn renames_and_unlinks_during_precopy_are_followed() {
                 .rename2(deep, one, deep, other, libc::RENAME_EXCHANGE)
                 .expect("RENAME2");
         }
-        for i in 100..150 {
+        for (i, (node, _)) in files.iter().enumerate().take(150).skip(100) {
             guest
-                .link(files[i].0, ROOT_ID, format!("kept {i}"))
+                .link(*node, ROOT_ID, format!("kept {i}"))
                 .expect("LINK");
             guest.unlink(deep, i.to_string()).expect("UNLINK");
         }

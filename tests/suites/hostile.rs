@@ -734,7 +734,7 @@ fn chains_that_make_no_sense() {
         ),
         ("a table of no entry", in_table(0, good.0, good.1)),
         ("a table of half an entry", in_table(24, good.0, good.1)),
-        ("a table of 4 GiB", in_table(u32::MAX & !15, good.0, good.1)),
+        ("a table of 4 GiB", in_table(!15, good.0, good.1)),
         ("a table that ends early", in_table(16, good.0, good.1)),
         (
             "a loop in a table",
@@ -1028,10 +1028,9 @@ fn messages_that_make_no_sense() {
         let mut frontend = connect();
         let fds: Vec<_> = std::iter::repeat_n(small.as_fd(), *fds).collect();
         // Told so, ignored or hung up on.
-        match frontend.connection().request_acked(*code, payload, &fds) {
-            Err(WireError::Timeout { .. }) => panic!("{what}: stuck"),
-            Ok(_) | Err(_) => {}
-        }
+        let told = frontend.connection().request_acked(*code, payload, &fds);
+        let stuck = matches!(told, Err(WireError::Timeout { .. }));
+        assert!(!stuck, "{what}: no answer, no hang-up");
         drop(frontend);
         scene.serves(&scene.boot());
         let log = scene.daemon.stderr();

@@ -10,6 +10,11 @@ fn fds(daemon: &Daemon) -> usize {
     daemon.figures().expect("figures").fds
 }
 
+/// Whether FSYNC and SYNCFS are asked: in one of the comparisons.
+fn sync(options: &[&str]) -> bool {
+    options.contains(&"--inode-file-handles=never")
+}
+
 /// The script without a move, with these options.
 fn stay(options: &[&str], tmpfile: bool) -> (Transcript, usize) {
     let host = Host::new();
@@ -21,7 +26,7 @@ fn stay(options: &[&str], tmpfile: bool) -> (Transcript, usize) {
     if tmpfile {
         held.hold_tmpfile();
     }
-    let answers = script::after(held, host.share());
+    let answers = script::after(held, host.share(), sync(options));
     eventually("descriptors go back to what they were at boot", || {
         // A mount may have been met, which stays known.
         fds(&daemon) <= at_boot + 1
@@ -50,7 +55,7 @@ fn cross(options: &[&str], tmpfile: bool, at_boot: usize) -> Transcript {
             destination.stderr()
         )
     }));
-    let answers = script::after(held, host.share());
+    let answers = script::after(held, host.share(), sync(options));
     eventually("descriptors go back to what they are at boot", || {
         fds(&destination) <= at_boot + 1
     });
