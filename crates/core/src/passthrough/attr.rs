@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::Statx;
 
+use super::ids::{GuestId, HostId, IdTable};
 use super::inode::Inode;
 use super::{creds, sys, Passthrough};
 use crate::errno::{Errno, FsResult};
@@ -23,7 +24,7 @@ pub(super) fn decode_dev(dev: u32) -> u64 {
 }
 
 /// `statx` as FUSE has it; `flags` are `FUSE_ATTR_*`.
-pub(super) fn attr_of(stx: &Statx, flags: u32) -> Attr {
+fn attr_of(stx: &Statx, flags: u32) -> Attr {
     Attr {
         ino: stx.stx_ino,
         size: stx.stx_size,
@@ -76,9 +77,17 @@ impl Passthrough {
         }
     }
 
+    /// What the guest is told of an object; `flags` are `FUSE_ATTR_*`.
+    pub(super) fn attr(&self, stx: &Statx, flags: u32) -> Attr {
+        let mut attr = attr_of(stx, flags);
+        attr.uid = self.config.uids.to_guest(HostId(attr.uid)).0;
+        attr.gid = self.config.gids.to_guest(HostId(attr.gid)).0;
+        attr
+    }
+
     fn attr_reply(&self, fd: BorrowedFd<'_>) -> FsResult<AttrReply> {
         Ok(AttrReply {
-            attr: attr_of(&sys::statx(fd)?, 0),
+            attr: self.attr(&sys::statx(fd)?, 0),
             timeout: self.config.cache.timeout(),
         })
     }
@@ -99,7 +108,12 @@ impl Passthrough {
             // The owner before the mode: a change of owner clears bits that the
             // mode may set. The size before the times, which it changes.
             if set.uid.is_some() || set.gid.is_some() {
-                let (uid, gid) = (set.uid.unwrap_or(u32::MAX), set.gid.unwrap_or(u32::MAX));
+                let host = |table: &IdTable, id: Option<u32>| match id {
+                    Some(id) => table.to_host(GuestId(id)).map(|id| id.0),
+                    None => Ok(u32::MAX),
+                };
+                let uid = host(&self.config.uids, set.uid)?;
+                let gid = host(&self.config.gids, set.gid)?;
                 sys::chown(fd, uid, gid)?;
                 self.kill_capability(inode.kind(), fd, handle.is_some())?;
             }
@@ -147,8 +161,8 @@ impl Passthrough {
     pub(super) fn do_access(&self, ctx: &Context<'_>, node: NodeId, mask: u32) -> FsResult<()> {
         let mask = mask & (libc::R_OK | libc::W_OK | libc::X_OK) as u32;
         let inode = self.inode(node)?;
-        let stx = sys::statx(inode.fd()?.as_fd())?;
-        let mode = u32::from(stx.stx_mode);
+        let attr = self.attr(&sys::statx(inode.fd()?.as_fd())?, 0);
+        let mode = attr.mode;
         if ctx.uid == 0 {
             // Root may do all but run what nobody may.
             let runs = inode.is_dir() || mode & 0o111 != 0;
@@ -159,11 +173,11 @@ impl Passthrough {
                 Ok(())
             };
         }
-        let in_group = ctx.gid == stx.stx_gid
+        let in_group = ctx.gid == attr.gid
             || ctx
                 .supplementary_groups
-                .is_some_and(|g| g.contains(&stx.stx_gid));
-        let granted = if ctx.uid == stx.stx_uid {
+                .is_some_and(|g| g.contains(&attr.gid));
+        let granted = if ctx.uid == attr.uid {
             mode >> 6
         } else if in_group {
             mode >> 3

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use super::ids::IdTable;
 use super::xattr_map::XattrMap;
 
 /// How long, and what, the guest may cache.
@@ -142,6 +143,11 @@ pub struct Config {
     /// Set the labels that the guest's security module gives new objects
     /// (`FUSE_SECURITY_CTX`).
     pub security_label: Negotiate,
+    /// User ids that are others on the host. Not together with POSIX ACLs, which
+    /// have ids in them that the host's kernel looks at.
+    pub uids: IdTable,
+    /// The same for group ids.
+    pub gids: IdTable,
     /// Clear set-user-id and set-group-id bits on the host instead of in the
     /// guest (`FUSE_HANDLE_KILLPRIV_V2`).
     pub killpriv_v2: bool,
@@ -170,6 +176,8 @@ impl Config {
             xattr_map: None,
             posix_acl: Negotiate::Never,
             security_label: Negotiate::Never,
+            uids: IdTable::default(),
+            gids: IdTable::default(),
             killpriv_v2: false,
             inode_file_handles: InodeFileHandles::Prefer,
             migration_mode: MigrationMode::FindPaths,

@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, RenameFlags};
 use super::attr::decode_dev;
 use super::creds::{self, Acting};
 use super::handle::HandleKind;
+use super::ids::GuestId;
 use super::inode::{Inode, InodeFd};
 use super::lookup::{open_path, Object};
 use super::sys::{self, Masked};
@@ -49,7 +50,19 @@ impl Passthrough {
     pub(super) fn acting(&self, ctx: &Context<'_>, mode: &NewMode) -> FsResult<Maker> {
         // Where the guest does not tell groups, it alone has checked them.
         let override_dac = !self.negotiated(abi::FUSE_CREATE_SUPP_GROUP);
-        let acting = creds::act_as(ctx.uid, ctx.gid, ctx.supplementary_groups, override_dac)?;
+        let uid = self.config.uids.to_host(GuestId(ctx.uid))?.0;
+        let gid = self.config.gids.to_host(GuestId(ctx.gid))?.0;
+        let translated = match ctx.supplementary_groups {
+            Some(groups) if !self.config.gids.is_empty() => Some(
+                groups
+                    .iter()
+                    .map(|id| Ok(self.config.gids.to_host(GuestId(*id))?.0))
+                    .collect::<FsResult<Vec<u32>>>()?,
+            ),
+            _ => None,
+        };
+        let groups = translated.as_deref().or(ctx.supplementary_groups);
+        let acting = creds::act_as(uid, gid, groups, override_dac)?;
         Ok(Maker {
             _acting: acting,
             _masked: mode.mask.and_then(sys::masked),

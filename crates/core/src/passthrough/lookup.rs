@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use rustix::fs::Statx;
 
-use super::attr::attr_of;
 use super::config::InodeFileHandles;
 use super::handle_bytes::{FileHandle, MountKnown, MountRef};
 use super::inode::{Identity, Inode, NewInode, Numbers, Place};
@@ -142,7 +141,7 @@ impl Passthrough {
         Entry {
             node: inode.id(),
             generation: 0,
-            attr: attr_of(stx, flags),
+            attr: self.attr(stx, flags),
             entry_timeout: timeout,
             attr_timeout: timeout,
         }

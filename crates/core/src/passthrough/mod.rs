@@ -3,7 +3,7 @@
 //! - [`config`]: what it is told to do.
 //! - [`inode`], [`names`], [`handle`]: what the guest holds; a crossing collects
 //!   these and fills them again.
-//! - [`xattr_map`]: extended attributes under other names.
+//! - [`ids`]: user and group ids that are others on the host; [`xattr_map`]: extended attributes under other names.
 //! - [`handle_bytes`]: kernel file handles and the mounts they belong to.
 //! - `lookup`, `create`, `attr`, `data`, `dir`, `xattr`: the operations; `label`:
 //!   security labels of what is made.
@@ -22,6 +22,7 @@ mod dir;
 mod dir_fds;
 pub mod handle;
 pub mod handle_bytes;
+pub mod ids;
 pub mod inode;
 mod label;
 mod lookup;
@@ -58,6 +59,12 @@ pub enum SetupError {
     /// The root is neither a directory nor a regular file.
     #[error("the share is neither a directory nor a regular file (st_mode {0:#o})")]
     RootKind(u32),
+    /// Ids in ACLs would not be translated.
+    #[error(
+        "--translate-uid and --translate-gid cannot be used with --posix-acl: the ids in ACLs \
+         would stay the guest's"
+    )]
+    AclIds,
     /// Handles are mandatory, and the share has none.
     #[error(
         "file handles cannot be used on the shared directory (they need a file system that has \
@@ -96,6 +103,10 @@ impl Passthrough {
     /// # Errors
     /// See [`SetupError`].
     pub fn new(mut config: Config) -> Result<Passthrough, SetupError> {
+        let translates = !config.uids.is_empty() || !config.gids.is_empty();
+        if translates && config.posix_acl != Negotiate::Never {
+            return Err(SetupError::AclIds);
+        }
         config.xattr |= config.security_label != Negotiate::Never
             || config.posix_acl != Negotiate::Never
             || config.xattr_map.is_some();

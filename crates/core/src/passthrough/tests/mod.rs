@@ -3,6 +3,7 @@
 mod acls;
 mod data;
 mod dirs;
+mod ids;
 mod labels;
 mod mounts;
 mod names;

@@ -104,3 +104,34 @@ fn attributes_are_found_under_their_other_names_after_a_crossing() {
     let value = target.getxattr(&CTX, node, c"trusted.t", 100).unwrap();
     assert!(matches!(value, crate::fs::XattrReply::Value(v) if v == b"value"));
 }
+
+#[test]
+fn ids_are_translated_after_a_crossing_as_before() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("f"), "").unwrap();
+    std::os::unix::fs::chown(dir.path().join("f"), Some(101_000), None).unwrap();
+    fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let make = || {
+        daemon_with(dir.path(), |config| {
+            let map = "map:0:100000:2000".parse().unwrap();
+            config.uids = super::super::super::ids::IdTable::new(&[map]).unwrap();
+        })
+    };
+    let source = make();
+    let flags = mount(&source);
+    let node = walk(&source, &[b"f"]).node;
+    let uid = |fs: &Passthrough| fs.getattr(&CTX, node, None).unwrap().attr.uid;
+    assert_eq!(uid(&source), 1000);
+    let target = make();
+    restore(&target, collect(&source), flags).unwrap();
+    assert_eq!(uid(&target), 1000);
+    let n = c(b"new");
+    target
+        .mkdir(&CTX, NodeId::ROOT, Name::new(&n).unwrap(), 0o755, 0)
+        .unwrap();
+    let made = fs::metadata(dir.path().join("new")).unwrap();
+    assert_eq!(made.uid(), 100_000);
+}
