@@ -56,7 +56,7 @@ impl Config {
     /// See [`ConfigError`].
     pub fn new(args: Args, formats: &Registry, privileged: bool) -> Result<Config, ConfigError> {
         formats
-            .get(&args.migration.state_format)
+            .writer(&args.migration.state_format)
             .map_err(ConfigError::Format)?;
         let socket = match (args.connection.fd, &args.connection.socket_path) {
             (Some(fd), _) if fd < 3 => return Err(ConfigError::Fd(fd)),
@@ -150,7 +150,14 @@ mod tests {
     #[test]
     fn formats_that_are_not_built_in_are_refused_by_name() {
         let line = "--shared-dir /x --fd 3 --state-format";
-        for name in ["postcard", "msgpack", "postcard+zstd", "msgpack+zstd"] {
+        for name in [
+            "postcard",
+            "msgpack",
+            "postcard+zstd",
+            "msgpack+zstd",
+            "virtiofsd-v1",
+            "virtiofsd-v2",
+        ] {
             assert!(config(&format!("{line} {name}"), true).is_ok());
         }
         let error = config(&format!("{line} xml"), true).unwrap_err();

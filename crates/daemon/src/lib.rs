@@ -30,19 +30,22 @@ use std::process::ExitCode;
 use ferryfs_core::passthrough::{Passthrough, SetupError};
 use ferryfs_format_msgpack::MsgPack;
 use ferryfs_format_postcard::Postcard;
+use ferryfs_format_virtiofsd::{VirtiofsdV1, VirtiofsdV2};
 use ferryfs_format_zstd::Zstd;
 use ferryfs_state::Registry;
 
 pub use config::{Config, ConfigError};
 pub use serve::{DaemonError, Ending};
 
-/// The formats of a stock daemon.
+/// The formats and dialects of a stock daemon.
 pub fn stock_formats() -> Registry {
     Registry::new()
         .with(Postcard)
         .with(MsgPack)
         .with(Zstd::new(Postcard))
         .with(Zstd::new(MsgPack))
+        .with_dialect(VirtiofsdV1)
+        .with_dialect(VirtiofsdV2)
 }
 
 /// The passthrough of a stock daemon, as it is.
