@@ -39,7 +39,15 @@ pub fn lay_out(share: &Path) {
     std::os::unix::fs::symlink("old", share.join("dir/link")).expect("symlink");
     fs::create_dir(share.join("many")).expect("mkdir");
     for i in 0..MANY {
-        fs::write(share.join(format!("many/{i:04}")), "").expect("write");
+        // Names are what is listed; files are dear on a busy disk.
+        let name = share.join(format!("many/{i:04}"));
+        match i % 10 {
+            0 => fs::write(name, "").expect("write"),
+            _ => {
+                let file = share.join(format!("many/{:04}", i / 10 * 10));
+                fs::hard_link(file, name).expect("link");
+            }
+        }
     }
 }
 
