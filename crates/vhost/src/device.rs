@@ -257,16 +257,12 @@ impl Drop for Held {
 fn save<S: Crossing>(service: &S, channel: Channel) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(CHANNEL_BUFFER, channel);
     match service.save(&mut out) {
-        Ok(report) => {
-            out.flush()?;
-            log::info!(
-                "saved the device state: {} inodes, {} handles, {} bytes",
-                report.inodes,
-                report.handles,
+        Ok(report) => out.flush().inspect_err(|e| {
+            log::error!(
+                "device state not saved: {e} before the last of its {} bytes",
                 report.bytes
             );
-            Ok(())
-        }
+        }),
         Err(e) => {
             // What is in the buffer is of no use to anyone.
             let _ = out.into_parts();
@@ -276,16 +272,10 @@ fn save<S: Crossing>(service: &S, channel: Channel) -> io::Result<()> {
 }
 
 fn load<S: Crossing>(service: &S, channel: Channel) -> io::Result<()> {
-    let report = service
+    service
         .load(&mut BufReader::with_capacity(CHANNEL_BUFFER, channel))
-        .map_err(io::Error::other)?;
-    log::info!(
-        "loaded the device state: {} inodes, {} handles, {} of them faulted",
-        report.inodes,
-        report.handles,
-        report.faulted
-    );
-    Ok(())
+        .map(drop)
+        .map_err(io::Error::other)
 }
 
 impl<S: Service + Crossing> VhostUserBackend for Device<S> {
@@ -423,9 +413,8 @@ impl<S: Service + Crossing> VhostUserBackend for Device<S> {
     }
 
     fn check_device_state(&self) -> io::Result<()> {
-        self.transfers
-            .check()
-            .inspect_err(|e| log::error!("device state transfer failed: {e}"))
+        // Whoever failed has said why, in one line.
+        self.transfers.check()
     }
 }
 

@@ -94,12 +94,12 @@ impl Transfers {
     pub(crate) fn check(&self) -> io::Result<()> {
         let thread = self.lock().as_mut().and_then(|c| c.thread.take());
         let Some(thread) = thread else {
-            return Err(io::Error::other("no state transfer has been started"));
+            return Err(complaint("no state transfer has been started"));
         };
         // Not under the lock: whoever sees the front-end go must be able to abort.
         let outcome = thread
             .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the transfer panicked: please report it")));
+            .unwrap_or_else(|_| Err(complaint("the transfer panicked: please report it")));
         *self.lock() = None;
         outcome
     }
@@ -114,12 +114,21 @@ impl Transfers {
     /// Makes a running transfer fail and waits for its end.
     pub(crate) fn end(&self) {
         self.abort();
-        let _ = self.check();
+        let running = self.lock().is_some();
+        if running {
+            let _ = self.check();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Current>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// An error that nobody else has logged.
+fn complaint(why: &str) -> io::Error {
+    log::error!("device state: {why}");
+    io::Error::other(why)
 }
 
 /// The front-end's descriptor. Dropping it is the end of file that the front-end
