@@ -27,7 +27,7 @@ use crate::setup::Tools;
 use crate::{binaries, progress, setup, workspace};
 use daemon::Program;
 use journey::{Measured, Run};
-use scenario::Scenario;
+use scenario::{Journey, Scenario};
 use share::Share;
 use vm::Machine;
 
@@ -203,7 +203,10 @@ impl Bench<'_> {
         std::fs::create_dir_all(dir).context(dir.display())?;
         let sockets = SocketDir::make(&scenario.name)?;
         let path = dir.join("share");
-        let share = Share::make(path.clone(), self.agent, self.mounts)?;
+        // Where a wrong directory must be refused, a missing submount must not be
+        // the reason.
+        let with_submount = self.mounts && scenario.journey != Journey::Refused;
+        let share = Share::make(path.clone(), self.agent, with_submount)?;
         let machine = Machine {
             tools: self.tools,
             initramfs: self.initramfs,
