@@ -4,6 +4,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, ValueEnum};
+use ferryfs_sandbox::{CapabilityChanges, IdMap};
 
 /// Longest tag in bytes: `struct virtio_fs_config` has a field of 36.
 const TAG_MAX: usize = 36;
@@ -142,6 +143,25 @@ pub struct SafetyArgs {
     #[arg(long, value_enum, ignore_case = true, value_name = "MODE")]
     pub sandbox: Option<SandboxMode>,
 
+    /// What happens when the daemon makes a system call that serving does not need
+    #[arg(long, value_enum, default_value = "kill", value_name = "ACTION")]
+    pub seccomp: Seccomp,
+
+    /// Keep capabilities beside the usual ones, or not keep some of them, such as
+    /// +sys_admin:-mknod
+    #[arg(long, value_name = "CHANGES", allow_hyphen_values = true)]
+    pub modcaps: Option<CapabilityChanges>,
+
+    /// With --sandbox namespace and not as root: map COUNT users of the host from OUTSIDE on to
+    /// those from INSIDE on that the guest sees (may be given several times) [default: the
+    /// daemon's user to root]
+    #[arg(long, value_name = ":INSIDE:OUTSIDE:COUNT:")]
+    pub uid_map: Vec<IdMap>,
+
+    /// The same for groups
+    #[arg(long, value_name = ":INSIDE:OUTSIDE:COUNT:")]
+    pub gid_map: Vec<IdMap>,
+
     /// Limit of open descriptors; 0 leaves it alone [default: 1000000, or as far as permitted]
     #[arg(long, value_name = "N")]
     pub rlimit_nofile: Option<u64>,
@@ -189,10 +209,26 @@ pub enum FileHandles {
 
 /// `--sandbox`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs)]
 pub enum SandboxMode {
+    /// Namespaces of its own, with nothing in them but the share
+    Namespace,
+    /// The share is the root directory; needs root
     Chroot,
+    /// The daemon sees the whole host, and serves the share alone
     None,
+}
+
+/// `--seccomp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Seccomp {
+    /// It is made
+    None,
+    /// The daemon is killed
+    Kill,
+    /// It is made, and logged by the kernel
+    Log,
+    /// The daemon ends by SIGSYS, leaving a core file where those are written
+    Trap,
 }
 
 /// `--log-level`.

@@ -4,10 +4,12 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use ferryfs_core::passthrough::config as fs;
-use ferryfs_sandbox::Mode;
+use ferryfs_sandbox::{seccomp, CapabilityChanges, Confined, IdMaps, Mode, Settings};
 use ferryfs_state::{Registry, StateError};
 
-use crate::args::{Args, CachePolicy, FileHandles, LogLevel, MigrationMode, OnError, SandboxMode};
+use crate::args::{
+    Args, CachePolicy, FileHandles, LogLevel, MigrationMode, OnError, SandboxMode, Seccomp,
+};
 
 /// Where the front-end is met.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +30,9 @@ pub struct Config {
     /// The rest of the command line, each checked by itself.
     pub args: Args,
     /// How the process is confined.
-    pub sandbox: Mode,
+    pub sandbox: Settings,
+    /// What happens on system calls that are not needed.
+    pub seccomp: seccomp::Action,
 }
 
 /// Why a command line makes no sense.
@@ -43,6 +47,18 @@ pub enum ConfigError {
     /// Standard streams are no sockets.
     #[error("--fd {0} is no descriptor of a listening socket; pass 3 or more")]
     Fd(RawFd),
+    /// Ids are mapped by a user namespace.
+    #[error(
+        "--uid-map and --gid-map are for --sandbox namespace and for users other than root; root \
+         translates ids with neither"
+    )]
+    IdMaps,
+    /// The daemon is user 0 of its namespace.
+    #[error("--uid-map and --gid-map have to map an id to 0, as in :0:1000:1:")]
+    NoRoot,
+    /// A handle cannot be opened without.
+    #[error("--modcaps -dac_read_search takes what --inode-file-handles=mandatory needs")]
+    Handles,
     /// The format is not built in.
     #[error("--state-format")]
     Format(#[source] StateError),
@@ -64,25 +80,29 @@ impl Config {
             (None, Some(path)) => Socket::Path(path.clone()),
             (None, None) => return Err(ConfigError::NoSocket),
         };
-        let sandbox = match args.safety.sandbox {
-            Some(SandboxMode::Chroot) => Mode::Chroot,
-            Some(SandboxMode::None) => Mode::None,
-            None if privileged => Mode::Chroot,
-            None => Mode::None,
+        let sandbox = sandbox(&args, privileged)?;
+        let seccomp = match args.safety.seccomp {
+            Seccomp::None => seccomp::Action::None,
+            Seccomp::Kill => seccomp::Action::Kill,
+            Seccomp::Log => seccomp::Action::Log,
+            Seccomp::Trap => seccomp::Action::Trap,
         };
         Ok(Config {
             shared_dir: args.shared_dir.clone().ok_or(ConfigError::NoShare)?,
             socket,
             sandbox,
+            seccomp,
             args,
         })
     }
 
-    /// What the passthrough is told, for a share whose root is `root`.
-    pub(crate) fn passthrough(&self, root: std::os::fd::OwnedFd) -> fs::Config {
+    /// What the passthrough is told, for the share as it is seen behind the
+    /// confinement.
+    pub(crate) fn passthrough(&self, confined: Confined) -> fs::Config {
         let share = &self.args.share;
         let migration = &self.args.migration;
-        let mut config = fs::Config::new(root);
+        let mut config = fs::Config::new(confined.root);
+        config.proc_self_fd = confined.proc_self_fd;
         config.cache = match share.cache {
             CachePolicy::Auto => fs::CachePolicy::auto(),
             CachePolicy::Always => fs::CachePolicy::always(),
@@ -117,6 +137,36 @@ impl Config {
     }
 }
 
+fn sandbox(args: &Args, privileged: bool) -> Result<Settings, ConfigError> {
+    let safety = &args.safety;
+    let mode = match safety.sandbox {
+        Some(SandboxMode::Namespace) => Mode::Namespace,
+        Some(SandboxMode::Chroot) => Mode::Chroot,
+        Some(SandboxMode::None) => Mode::None,
+        None if privileged => Mode::Chroot,
+        None => Mode::None,
+    };
+    let id_maps = IdMaps {
+        users: safety.uid_map.clone(),
+        groups: safety.gid_map.clone(),
+    };
+    if !id_maps.is_empty() && (privileged || mode != Mode::Namespace) {
+        return Err(ConfigError::IdMaps);
+    }
+    if !id_maps.have_root() {
+        return Err(ConfigError::NoRoot);
+    }
+    let capabilities: CapabilityChanges = safety.modcaps.clone().unwrap_or_default();
+    if args.share.inode_file_handles == FileHandles::Mandatory && !capabilities.keep_handles() {
+        return Err(ConfigError::Handles);
+    }
+    Ok(Settings {
+        mode,
+        id_maps,
+        capabilities,
+    })
+}
+
 pub(crate) fn level(level: LogLevel) -> log::LevelFilter {
     match level {
         LogLevel::Off => log::LevelFilter::Off,
@@ -141,10 +191,55 @@ mod tests {
     #[test]
     fn root_is_confined_unless_told_otherwise() {
         let line = "--shared-dir /x --fd 3";
-        assert_eq!(config(line, true).unwrap().sandbox, Mode::Chroot);
-        assert_eq!(config(line, false).unwrap().sandbox, Mode::None);
+        assert_eq!(config(line, true).unwrap().sandbox.mode, Mode::Chroot);
+        assert_eq!(config(line, false).unwrap().sandbox.mode, Mode::None);
         let line = "--shared-dir /x --fd 3 --sandbox none";
-        assert_eq!(config(line, true).unwrap().sandbox, Mode::None);
+        assert_eq!(config(line, true).unwrap().sandbox.mode, Mode::None);
+    }
+
+    #[test]
+    fn system_calls_are_restricted_unless_told_otherwise() {
+        let line = "--shared-dir /x --fd 3";
+        assert_eq!(config(line, true).unwrap().seccomp, seccomp::Action::Kill);
+        for (word, action) in [
+            ("none", seccomp::Action::None),
+            ("log", seccomp::Action::Log),
+            ("trap", seccomp::Action::Trap),
+        ] {
+            let line = format!("{line} --seccomp {word}");
+            assert_eq!(config(&line, true).unwrap().seccomp, action);
+        }
+    }
+
+    #[test]
+    fn ids_are_mapped_where_a_user_namespace_is_made() {
+        let line = "--shared-dir /x --fd 3 --uid-map :0:1000:1: --uid-map /1/100000/9/";
+        let namespace = format!("{line} --sandbox namespace");
+        let maps = config(&namespace, false).unwrap().sandbox.id_maps;
+        assert_eq!((maps.users.len(), maps.groups.len()), (2, 0));
+        for (line, privileged) in [(namespace.as_str(), true), (line, false)] {
+            let refused = config(line, privileged).unwrap_err();
+            assert!(matches!(refused, ConfigError::IdMaps), "{refused}");
+        }
+        let line = "--shared-dir /x --fd 3 --sandbox namespace --gid-map :1:1000:1:";
+        let refused = config(line, false).unwrap_err();
+        assert!(matches!(refused, ConfigError::NoRoot), "{refused}");
+    }
+
+    #[test]
+    fn capabilities_are_changed_as_told() {
+        let line = "--shared-dir /x --fd 3 --modcaps";
+        for form in ["=-mknod:+sys_admin", " -mknod:+sys_admin"] {
+            let kept = config(&format!("{line}{form}"), true).unwrap().sandbox;
+            let kept = kept.capabilities.apply();
+            let kept: Vec<_> = kept.iter().map(ToString::to_string).collect();
+            assert!(kept.contains(&"CAP_SYS_ADMIN".into()), "{kept:?}");
+            assert!(!kept.contains(&"CAP_MKNOD".into()), "{kept:?}");
+        }
+        let line = format!("{line}=-dac_read_search");
+        assert!(config(&line, true).is_ok());
+        let refused = config(&format!("{line} --inode-file-handles=mandatory"), true);
+        assert!(matches!(refused, Err(ConfigError::Handles)));
     }
 
     #[test]
@@ -178,7 +273,10 @@ mod tests {
 
     #[test]
     fn options_reach_the_file_system() {
-        let root = || std::fs::File::open("/").unwrap().into();
+        let root = || Confined {
+            root: std::fs::File::open("/").unwrap().into(),
+            proc_self_fd: None,
+        };
         let c = config("--shared-dir /x --fd 3", true)
             .unwrap()
             .passthrough(root());

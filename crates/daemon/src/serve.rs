@@ -10,13 +10,14 @@ use clap::{CommandFactory, FromArgMatches};
 use ferryfs_core::migrate::MigrateFs;
 use ferryfs_core::passthrough::{Passthrough, SetupError};
 use ferryfs_core::server::{CrossingConfig, Server, ServerConfig};
-use ferryfs_sandbox::{raise_open_file_limit, LimitError, SandboxError};
+use ferryfs_sandbox::seccomp::{self, SeccompError};
+use ferryfs_sandbox::{raise_open_file_limit, ChildEnd, LimitError, Role, SandboxError, WaitError};
 use ferryfs_state::{error_line, Limits, Registry, StateError, WriterInfo};
 use ferryfs_vhost::{
     ConfigError as DeviceConfigError, Device, DeviceConfig, ExitReason, ListenSocket, ServeError,
     SocketError, StopHandle,
 };
-use rustix::fs::{Mode, OFlags, CWD};
+use rustix::fs::Mode;
 
 use crate::args::Args;
 use crate::config::{level, Config, ConfigError, Socket};
@@ -31,15 +32,6 @@ pub enum DaemonError {
     /// The command line makes no sense.
     #[error("bad arguments")]
     Config(#[source] ConfigError),
-    /// The share cannot be opened.
-    #[error("failed to open the shared directory {path}")]
-    Share {
-        /// As given.
-        path: String,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
     /// The socket cannot be had.
     #[error("failed to listen")]
     Socket(#[source] SocketError),
@@ -67,6 +59,12 @@ pub enum DaemonError {
     /// The process cannot be confined.
     #[error("failed to confine the daemon")]
     Sandbox(#[source] SandboxError),
+    /// The process' system calls cannot be restricted.
+    #[error("failed to confine the daemon")]
+    Seccomp(#[source] SeccompError),
+    /// The process inside of the namespaces cannot be waited for.
+    #[error("failed to watch over the serving process")]
+    Wait(#[source] WaitError),
     /// Threads or descriptors are short.
     #[error("failed to start")]
     Start(#[source] io::Error),
@@ -106,7 +104,17 @@ pub(crate) fn main<F: MigrateFs>(
         .map_err(DaemonError::Config)
         .and_then(|config| run(config, formats, writer, make));
     match ended {
-        Ok(ending) => {
+        // What there is to say has been said inside.
+        Ok(Ended::Inside(ChildEnd::Exited(code))) => ExitCode::from(code),
+        Ok(Ended::Inside(ChildEnd::Killed(signal))) => {
+            let why = match signal {
+                libc::SIGSYS => ": it made a system call that --seccomp forbids",
+                _ => "",
+            };
+            log::error!("the serving process was killed by signal {signal}{why}");
+            ExitCode::from(128 + (signal & 0x7f) as u8)
+        }
+        Ok(Ended::Served(ending)) => {
             log::info!("ended: {}", ending_text(ending));
             match ending {
                 ExitReason::Disconnected | ExitReason::Stopped => ExitCode::SUCCESS,
@@ -123,6 +131,12 @@ pub(crate) fn main<F: MigrateFs>(
     }
 }
 
+/// How [`run`] ended, in the process that served or in the one that waited for it.
+enum Ended {
+    Served(Ending),
+    Inside(ChildEnd),
+}
+
 fn ending_text(ending: Ending) -> &'static str {
     match ending {
         ExitReason::Disconnected => "the front-end hung up",
@@ -135,26 +149,18 @@ fn ending_text(ending: Ending) -> &'static str {
 ///
 /// The order matters: what needs the host's name space first, then the
 /// confinement, and threads only behind it, since capabilities are a thread's own.
+/// The file system comes behind it too: descriptors of the share, and the mounts
+/// they are on, are those that the confined process sees.
 fn run<F: MigrateFs>(
     config: Config,
     formats: Registry,
     writer: WriterInfo,
     make: impl FnOnce(Passthrough) -> Result<F, SetupError>,
-) -> Result<Ending, DaemonError> {
+) -> Result<Ended, DaemonError> {
     logging::start(config.log_level());
-    let share = rustix::fs::openat(
-        CWD,
-        &config.shared_dir,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|e| DaemonError::Share {
-        path: config.shared_dir.display().to_string(),
-        source: e.into(),
-    })?;
     let limit =
         raise_open_file_limit(config.args.safety.rlimit_nofile).map_err(DaemonError::Limit)?;
-    let socket = listen(&config.socket)?;
+    let mut socket = listen(&config.socket)?;
     // From here on the guest's modes are what counts; it applies its own umask.
     rustix::process::umask(Mode::empty());
 
@@ -165,8 +171,22 @@ fn run<F: MigrateFs>(
         Limits::default(),
     )
     .map_err(DaemonError::Format)?;
+    let confined = match ferryfs_sandbox::enter(&config.sandbox, &config.shared_dir)
+        .map_err(DaemonError::Sandbox)?
+    {
+        Role::Serve(confined) => confined,
+        Role::Wait(serving) => {
+            let ended = serving.wait(config.seccomp).map_err(DaemonError::Wait)?;
+            // Removed from here: inside, its directory cannot be reached.
+            drop(socket);
+            return Ok(Ended::Inside(ended));
+        }
+    };
+    if config.sandbox.mode == ferryfs_sandbox::Mode::Namespace {
+        socket.leave_name();
+    }
     let passthrough =
-        Passthrough::new(config.passthrough(share)).map_err(DaemonError::FileSystem)?;
+        Passthrough::new(config.passthrough(confined)).map_err(DaemonError::FileSystem)?;
     let server = Server::new(
         make(passthrough).map_err(DaemonError::FileSystem)?,
         ServerConfig {
@@ -184,7 +204,6 @@ fn run<F: MigrateFs>(
     )
     .map_err(DaemonError::Device)?;
 
-    ferryfs_sandbox::enter(config.sandbox, &config.shared_dir).map_err(DaemonError::Sandbox)?;
     let stop = StopHandle::new().map_err(DaemonError::Start)?;
     let on_signal = stop.clone();
     signals::watch(move |number| {
@@ -200,16 +219,20 @@ fn run<F: MigrateFs>(
     .map_err(DaemonError::Start)?;
 
     log::info!(
-        "sharing {}: sandbox {:?}, at most {limit} open descriptors, waiting for a front-end",
+        "sharing {}: sandbox {:?}, seccomp {:?}, at most {limit} open descriptors, waiting for a \
+         front-end",
         config.shared_dir.display(),
-        config.sandbox
+        config.sandbox.mode,
+        config.seccomp
     );
+    seccomp::apply(config.seccomp, seccomp::Role::Serving).map_err(DaemonError::Seccomp)?;
     ferryfs_vhost::run(
         &Arc::new(device),
         socket.listener(),
         config.args.connection.keep_listening,
         &stop,
     )
+    .map(Ended::Served)
     .map_err(DaemonError::Serve)
 }
 

@@ -91,6 +91,12 @@ impl ListenSocket {
         }
     }
 
+    /// Leaves the name for another process to remove: this one goes on listening, and
+    /// holds the directory no longer.
+    pub fn leave_name(&mut self) {
+        self.place = None;
+    }
+
     /// The socket itself.
     pub fn listener(&self) -> &UnixListener {
         &self.listener
@@ -165,6 +171,17 @@ mod tests {
             Err(SocketError::InTheWay(_))
         ));
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_name_that_is_left_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let mut socket = ListenSocket::bind(&path).unwrap();
+        socket.leave_name();
+        UnixStream::connect(&path).unwrap();
+        drop(socket);
+        assert!(path.exists());
     }
 
     #[test]
