@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{open, statat, unlinkat, AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{chmodat, chownat, open, statat, unlinkat, AtFlags, FileType, Mode, OFlags, Stat};
 
 /// Why there is no listening socket.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,9 @@ pub enum SocketError {
     /// The socket cannot be made.
     #[error("failed to listen on {0}")]
     Bind(PathBuf, #[source] io::Error),
+    /// The socket cannot be given to a group.
+    #[error("failed to give the socket to group {0}: is the daemon a member of it?")]
+    Group(u32, #[source] io::Error),
 }
 
 /// A listening Unix socket that removes its name, and nothing else, when dropped.
@@ -81,6 +84,29 @@ impl ListenSocket {
                 identity: (stat.st_dev, stat.st_ino),
             }),
         })
+    }
+
+    /// Lets the members of a group connect, beside the user whose process this is.
+    ///
+    /// # Errors
+    /// [`SocketError::Group`].
+    pub fn share_with_group(&self, gid: u32) -> Result<(), SocketError> {
+        let Some(place) = &self.place else {
+            return Ok(());
+        };
+        let failed = |e: rustix::io::Errno| SocketError::Group(gid, e.into());
+        let group = Some(rustix::fs::Gid::from_raw(gid));
+        // The group before the mode: nobody else's group is ever let in.
+        chownat(
+            &place.directory,
+            &place.name,
+            None,
+            group,
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(failed)?;
+        let mode = Mode::RUSR | Mode::WUSR | Mode::XUSR | Mode::RGRP | Mode::WGRP | Mode::XGRP;
+        chmodat(&place.directory, &place.name, mode, AtFlags::empty()).map_err(failed)
     }
 
     /// Takes a socket that listens already, whose name is another's to remove.
@@ -153,6 +179,29 @@ mod tests {
             ListenSocket::bind(&path),
             Err(SocketError::InUse(_))
         ));
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_group_can_be_let_in() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let socket = ListenSocket::bind(&path).unwrap();
+        let own = std::fs::metadata(&path).unwrap().gid();
+        let gid = if rustix::process::geteuid().is_root() {
+            4242
+        } else {
+            own
+        };
+        socket.share_with_group(gid).unwrap();
+        let meta = std::fs::metadata(&path).unwrap();
+        assert_eq!((meta.gid(), meta.mode() & 0o777), (gid, 0o770));
+        if !rustix::process::geteuid().is_root() {
+            let refused = socket.share_with_group(0).unwrap_err();
+            assert!(matches!(refused, SocketError::Group(0, _)), "{refused}");
+        }
         drop(socket);
         assert!(!path.exists());
     }
