@@ -4,6 +4,8 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, ValueEnum};
+use ferryfs_core::passthrough::ids::Translation;
+use ferryfs_core::passthrough::xattr_map::XattrMap;
 use ferryfs_sandbox::{CapabilityChanges, IdMap};
 
 /// Longest tag in bytes: `struct virtio_fs_config` has a field of 36.
@@ -25,7 +27,7 @@ pub struct Args {
     #[arg(
         long,
         value_name = "PATH",
-        required_unless_present = "print_capabilities"
+        required_unless_present_any = ["options", "print_capabilities"]
     )]
     pub shared_dir: Option<PathBuf>,
 
@@ -45,6 +47,9 @@ pub struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub migration: MigrationArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub legacy: LegacyArgs,
 }
 
 /// How the front-end is met.
@@ -54,10 +59,15 @@ pub struct ConnectionArgs {
     /// Listen on a new socket at this path
     #[arg(
         long,
+        alias = "socket",
         value_name = "PATH",
         required_unless_present_any = ["fd", "print_capabilities"]
     )]
     pub socket_path: Option<PathBuf>,
+
+    /// Let this group connect to the new socket, and not only the daemon's user
+    #[arg(long, value_name = "GROUP", conflicts_with = "fd")]
+    pub socket_group: Option<String>,
 
     /// Take an inherited descriptor that is already listening
     #[arg(long, value_name = "FD", conflicts_with = "socket_path")]
@@ -75,6 +85,10 @@ pub struct ConnectionArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..=63))]
     pub request_queues: u16,
+
+    /// Accepted for older command lines: each request queue has a thread of its own
+    #[arg(long, value_name = "N")]
+    pub thread_pool_size: Option<u32>,
 }
 
 /// How the share looks to the guest.
@@ -115,6 +129,44 @@ pub struct ShareArgs {
     /// Serve extended attributes
     #[arg(long)]
     pub xattr: bool,
+
+    /// Keep the guest's extended attributes under other names, such as :map::user.virtiofs.: or
+    /// :prefix:all:trusted.:user.virtiofs.::ok:all::: (implies --xattr)
+    #[arg(long, value_name = "RULES")]
+    pub xattrmap: Option<XattrMap>,
+
+    /// Serve POSIX ACLs (implies --xattr); "always" [default where no value is given] refuses guests
+    /// that do not know them
+    #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_value = "never",
+          default_missing_value = "always", value_name = "WHEN")]
+    pub posix_acl: Negotiation,
+
+    /// Set security labels on what the guest makes (implies --xattr); as for --posix-acl
+    #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_value = "never",
+          default_missing_value = "always", value_name = "WHEN")]
+    pub security_label: Negotiation,
+
+    /// Refuse every change
+    #[arg(long)]
+    pub readonly: bool,
+
+    /// Clear set-user-id bits on the host when files change, instead of in the guest
+    #[arg(long, overrides_with = "no_killpriv_v2")]
+    pub killpriv_v2: bool,
+
+    /// Let the guest clear set-user-id bits (default)
+    #[arg(long, overrides_with = "killpriv_v2")]
+    pub no_killpriv_v2: bool,
+
+    /// Let user ids be others on the host (may be given several times): guest:FROM:TO:COUNT,
+    /// host:FROM:TO:COUNT, map:GUEST:HOST:COUNT for both, squash-guest:FROM:TO:COUNT,
+    /// squash-host:FROM:TO:COUNT, forbid-guest:FROM:COUNT
+    #[arg(long, value_name = "TYPE:...")]
+    pub translate_uid: Vec<Translation>,
+
+    /// The same for group ids
+    #[arg(long, value_name = "TYPE:...")]
+    pub translate_gid: Vec<Translation>,
 
     /// Tell the guest which directories are mount points (default)
     #[arg(long, overrides_with = "no_announce_submounts")]
@@ -169,6 +221,10 @@ pub struct SafetyArgs {
     /// What is logged to standard error
     #[arg(long, value_enum, default_value = "info", value_name = "LEVEL")]
     pub log_level: LogLevel,
+
+    /// Log to the system's log instead of standard error
+    #[arg(long)]
+    pub syslog: bool,
 }
 
 /// How the state crosses.
@@ -186,6 +242,35 @@ pub struct MigrationArgs {
     /// As the source: format of the state; a destination recognises each one that is built in
     #[arg(long, default_value = "postcard", value_name = "FORMAT")]
     pub state_format: String,
+}
+
+/// Words of older command lines; see [`Args::apply_legacy`].
+#[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Older command lines")]
+pub struct LegacyArgs {
+    /// Options in one: source=PATH, cache=, sandbox=, xattrmap=, modcaps=, loglevel=, and xattr,
+    /// no_xattr and so on
+    #[arg(short = 'o', value_name = "OPTION[=VALUE],...")]
+    pub options: Vec<String>,
+
+    /// The same as --log-level debug
+    #[arg(short = 'd')]
+    pub debug: bool,
+
+    /// Accepted, and always so: stay in the foreground
+    #[arg(short = 'f')]
+    pub foreground: bool,
+}
+
+/// `--posix-acl` and `--security-label`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Negotiation {
+    /// Not at all
+    Never,
+    /// Where the guest's kernel knows it
+    Auto,
+    /// Or the guest cannot mount
+    Always,
 }
 
 /// `--cache`.
@@ -297,6 +382,48 @@ mod tests {
         assert!(parse("--shared-dir /x --fd 3 --socket-path /s")
             .unwrap_err()
             .contains("cannot be used with"));
+    }
+
+    #[test]
+    fn negotiations_take_their_value_behind_an_equals_sign() {
+        let base = "--shared-dir /x --fd 3";
+        let acl = |more: &str| parse(&format!("{base} {more}")).map(|a| a.share.posix_acl);
+        assert_eq!(acl("").unwrap(), Negotiation::Never);
+        assert_eq!(acl("--posix-acl").unwrap(), Negotiation::Always);
+        assert_eq!(acl("--posix-acl=auto").unwrap(), Negotiation::Auto);
+        assert_eq!(acl("--posix-acl=never").unwrap(), Negotiation::Never);
+        assert!(acl("--posix-acl auto").is_err());
+        let a = parse(&format!("{base} --security-label --xattr")).unwrap();
+        assert_eq!(a.share.security_label, Negotiation::Always);
+    }
+
+    #[test]
+    fn rules_and_ranges_are_checked_where_they_are_given() {
+        let base = "--shared-dir /x --fd 3";
+        for (options, want) in [
+            ("--xattrmap :ok:client:user.::", "terminating rule"),
+            ("--translate-uid map:1:2", "three numbers"),
+            ("--translate-gid forbid-guest:4294967295:10", "go beyond"),
+            ("--socket-group kvm", "cannot be used with"),
+        ] {
+            let error = parse(&format!("{base} {options}")).unwrap_err();
+            assert!(error.contains(want), "{options}: {error}");
+        }
+        let a = parse(&format!(
+            "{base} --translate-uid map:0:1000:1 --translate-uid host:0:65534:1"
+        ));
+        assert_eq!(a.unwrap().share.translate_uid.len(), 2);
+    }
+
+    #[test]
+    fn older_words_are_taken() {
+        let a = parse("--shared-dir /x --socket /s --socket-group kvm -f -d").unwrap();
+        assert_eq!(a.connection.socket_path.as_deref(), Some("/s".as_ref()));
+        assert_eq!(a.connection.socket_group.as_deref(), Some("kvm"));
+        let a = parse("--shared-dir /x --fd 3 --killpriv-v2 --no-killpriv-v2").unwrap();
+        assert!(!a.share.killpriv_v2);
+        let a = parse("--shared-dir /x --fd 3 --no-killpriv-v2 --killpriv-v2").unwrap();
+        assert!(a.share.killpriv_v2);
     }
 
     #[test]

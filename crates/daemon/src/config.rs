@@ -4,12 +4,15 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use ferryfs_core::passthrough::config as fs;
+use ferryfs_core::passthrough::ids::{IdTable, Translation, TranslationError};
 use ferryfs_sandbox::{seccomp, CapabilityChanges, Confined, IdMaps, Mode, Settings};
 use ferryfs_state::{Registry, StateError};
 
 use crate::args::{
-    Args, CachePolicy, FileHandles, LogLevel, MigrationMode, OnError, SandboxMode, Seccomp,
+    Args, CachePolicy, FileHandles, LogLevel, MigrationMode, Negotiation, OnError, SandboxMode,
+    Seccomp,
 };
+use crate::legacy::LegacyError;
 
 /// Where the front-end is met.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +36,10 @@ pub struct Config {
     pub sandbox: Settings,
     /// What happens on system calls that are not needed.
     pub seccomp: seccomp::Action,
+    /// User ids that are others on the host.
+    pub uids: IdTable,
+    /// Group ids that are.
+    pub gids: IdTable,
 }
 
 /// Why a command line makes no sense.
@@ -59,6 +66,21 @@ pub enum ConfigError {
     /// A handle cannot be opened without.
     #[error("--modcaps -dac_read_search takes what --inode-file-handles=mandatory needs")]
     Handles,
+    /// `-o` cannot be followed.
+    #[error("older options")]
+    Legacy(#[source] LegacyError),
+    /// Ids are translated twice.
+    #[error("{option}")]
+    Ids {
+        /// `--translate-uid` or `--translate-gid`.
+        option: &'static str,
+        /// Which.
+        #[source]
+        source: TranslationError,
+    },
+    /// The ids in ACLs would not be translated.
+    #[error("--translate-uid and --translate-gid cannot be used with --posix-acl")]
+    AclIds,
     /// The format is not built in.
     #[error("--state-format")]
     Format(#[source] StateError),
@@ -70,7 +92,21 @@ impl Config {
     ///
     /// # Errors
     /// See [`ConfigError`].
-    pub fn new(args: Args, formats: &Registry, privileged: bool) -> Result<Config, ConfigError> {
+    pub fn new(
+        mut args: Args,
+        formats: &Registry,
+        privileged: bool,
+    ) -> Result<Config, ConfigError> {
+        args.apply_legacy().map_err(ConfigError::Legacy)?;
+        let table = |option, translations: &[Translation]| {
+            IdTable::new(translations).map_err(|source| ConfigError::Ids { option, source })
+        };
+        let uids = table("--translate-uid", &args.share.translate_uid)?;
+        let gids = table("--translate-gid", &args.share.translate_gid)?;
+        let translates = !uids.is_empty() || !gids.is_empty();
+        if translates && args.share.posix_acl != Negotiation::Never {
+            return Err(ConfigError::AclIds);
+        }
         formats
             .writer(&args.migration.state_format)
             .map_err(ConfigError::Format)?;
@@ -92,6 +128,8 @@ impl Config {
             socket,
             sandbox,
             seccomp,
+            uids,
+            gids,
             args,
         })
     }
@@ -116,6 +154,14 @@ impl Config {
         config.preserve_noatime = share.preserve_noatime;
         config.announce_submounts = !share.no_announce_submounts;
         config.xattr = share.xattr;
+        config.xattr_map = share.xattrmap.clone();
+        config.posix_acl = negotiate(share.posix_acl);
+        config.security_label = negotiate(share.security_label);
+        config.killpriv_v2 = share.killpriv_v2;
+        config.uids = self.uids.clone();
+        config.gids = self.gids.clone();
+        // Reading changes nothing either.
+        config.preserve_noatime |= share.readonly;
         config.inode_file_handles = match share.inode_file_handles {
             FileHandles::Never => fs::InodeFileHandles::Never,
             FileHandles::Prefer => fs::InodeFileHandles::Prefer,
@@ -165,6 +211,14 @@ fn sandbox(args: &Args, privileged: bool) -> Result<Settings, ConfigError> {
         id_maps,
         capabilities,
     })
+}
+
+fn negotiate(when: Negotiation) -> fs::Negotiate {
+    match when {
+        Negotiation::Never => fs::Negotiate::Never,
+        Negotiation::Auto => fs::Negotiate::Auto,
+        Negotiation::Always => fs::Negotiate::Always,
+    }
 }
 
 pub(crate) fn level(level: LogLevel) -> log::LevelFilter {
@@ -261,6 +315,38 @@ mod tests {
             text.contains("xml") && text.contains("msgpack+zstd"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_the_guest_owns_and_may_reaches_the_file_system() {
+        let confined = || Confined {
+            root: std::fs::File::open("/").unwrap().into(),
+            proc_self_fd: None,
+        };
+        let base = "--shared-dir /x --fd 3";
+        let line = format!(
+            "{base} --xattrmap :map::user.v.: --security-label=auto --killpriv-v2 --readonly \
+             --translate-uid map:0:1000:10 --translate-gid squash-guest:0:7:10"
+        );
+        let config = config(&line, true).unwrap().passthrough(confined());
+        assert!(config.xattr_map.is_some() && config.killpriv_v2 && config.preserve_noatime);
+        assert_eq!(config.security_label, fs::Negotiate::Auto);
+        assert_eq!(config.posix_acl, fs::Negotiate::Never);
+        assert!(!config.uids.is_empty() && !config.gids.is_empty());
+        let refused = self::config(
+            &format!("{base} --translate-uid map:0:1000:10 --translate-uid map:5:0:1"),
+            true,
+        );
+        let text = ferryfs_state::error_line(&refused.unwrap_err());
+        assert!(
+            text.contains("--translate-uid") && text.contains("id 5"),
+            "{text}"
+        );
+        let acl = format!("{base} --posix-acl --translate-gid map:0:1:1");
+        assert!(matches!(self::config(&acl, true), Err(ConfigError::AclIds)));
+        let legacy = format!("{base} -o nonsense");
+        let refused = self::config(&legacy, true);
+        assert!(matches!(refused, Err(ConfigError::Legacy(_))));
     }
 
     #[test]

@@ -21,6 +21,8 @@
 pub mod args;
 mod capabilities;
 mod config;
+mod groups;
+mod legacy;
 mod logging;
 mod serve;
 mod signals;
@@ -35,6 +37,7 @@ use ferryfs_format_zstd::Zstd;
 use ferryfs_state::Registry;
 
 pub use config::{Config, ConfigError};
+pub use legacy::LegacyError;
 pub use serve::{DaemonError, Ending};
 
 /// The formats and dialects of a stock daemon.

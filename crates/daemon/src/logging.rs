@@ -1,9 +1,54 @@
-//! Logs go to standard error, one line each; supervisors keep them per VM.
+//! Logs go to standard error, one line each, where supervisors keep them per VM;
+//! or to the system's log.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+/// Where the system's log listens.
+const SYSTEM_LOG: &str = "/dev/log";
+/// `LOG_USER`, RFC 3164's facility of a user's programs, in its place.
+const FACILITY: u32 = 1 << 3;
+
+/// The connection to the system's log, in use from when it is set.
+static SYSTEM: OnceLock<SystemLog> = OnceLock::new();
+
+struct SystemLog {
+    socket: UnixDatagram,
+    name: &'static str,
+}
+
+impl SystemLog {
+    fn connect(path: &Path, name: &'static str) -> io::Result<SystemLog> {
+        let socket = UnixDatagram::unbound()?;
+        socket.connect(path)?;
+        // A log that is full must not hold requests up.
+        socket.set_nonblocking(true)?;
+        Ok(SystemLog { socket, name })
+    }
+
+    /// In the form of RFC 3164, as the C library sends it.
+    fn send(&self, record: &Record<'_>) -> io::Result<()> {
+        let severity = match record.level() {
+            Level::Error => 3,
+            Level::Warn => 4,
+            Level::Info => 6,
+            Level::Debug | Level::Trace => 7,
+        };
+        let line = format!(
+            "<{}>{}[{}]: {}",
+            FACILITY | severity,
+            self.name,
+            std::process::id(),
+            record.args()
+        );
+        self.socket.send(line.as_bytes()).map(drop)
+    }
+}
 
 struct Stderr;
 
@@ -13,6 +58,9 @@ impl Log for Stderr {
     }
 
     fn log(&self, record: &Record<'_>) {
+        if SYSTEM.get().is_some_and(|log| log.send(record).is_ok()) {
+            return;
+        }
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -64,9 +112,42 @@ pub fn start(level: LevelFilter) {
     log::set_max_level(level);
 }
 
+/// From here on logs to the system's log, as `name`; where there is none, says so
+/// and goes on as before. To be called before the process is confined.
+pub fn to_system_log(name: &'static str) {
+    match SystemLog::connect(Path::new(SYSTEM_LOG), name) {
+        Ok(log) => drop(SYSTEM.set(log)),
+        Err(e) => log::warn!(
+            "--syslog: failed to connect to {SYSTEM_LOG}: {e}; logging to standard error instead"
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::utc;
+    use super::*;
+
+    #[test]
+    fn the_system_s_log_gets_lines_with_their_severity() {
+        let dir = std::env::temp_dir().join(format!("ferryfs-log-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("log");
+        assert!(SystemLog::connect(&path, "ferryfsd").is_err());
+        let listening = UnixDatagram::bind(&path).unwrap();
+        let log = SystemLog::connect(&path, "ferryfsd").unwrap();
+        let record = |level| {
+            let mut record = Record::builder();
+            record.level(level).args(format_args!("what went on"));
+            log.send(&record.build()).unwrap();
+            let mut buf = [0u8; 256];
+            let n = listening.recv(&mut buf).unwrap();
+            String::from_utf8(buf[..n].to_vec()).unwrap()
+        };
+        let me = format!("ferryfsd[{}]: what went on", std::process::id());
+        assert_eq!(record(Level::Error), format!("<11>{me}"));
+        assert_eq!(record(Level::Info), format!("<14>{me}"));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn times_are_rfc_3339() {

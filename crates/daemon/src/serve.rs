@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::{CommandFactory, FromArgMatches};
 use ferryfs_core::migrate::MigrateFs;
 use ferryfs_core::passthrough::{Passthrough, SetupError};
+use ferryfs_core::readonly::ReadOnly;
 use ferryfs_core::server::{CrossingConfig, Server, ServerConfig};
 use ferryfs_sandbox::seccomp::{self, SeccompError};
 use ferryfs_sandbox::{raise_open_file_limit, ChildEnd, LimitError, Role, SandboxError, WaitError};
@@ -21,6 +22,7 @@ use rustix::fs::Mode;
 
 use crate::args::Args;
 use crate::config::{level, Config, ConfigError, Socket};
+use crate::groups::{self, GroupError};
 use crate::{capabilities, logging, signals};
 
 /// How a daemon ended, having served what it was to serve.
@@ -35,6 +37,9 @@ pub enum DaemonError {
     /// The socket cannot be had.
     #[error("failed to listen")]
     Socket(#[source] SocketError),
+    /// There is no such group.
+    #[error("--socket-group")]
+    Group(#[source] GroupError),
     /// The inherited descriptor does not listen.
     #[error("--fd {fd} is not a listening Unix socket")]
     Inherited {
@@ -98,6 +103,9 @@ pub(crate) fn main<F: MigrateFs>(
         return ExitCode::SUCCESS;
     }
     logging::start(level(args.safety.log_level));
+    if args.safety.syslog {
+        logging::to_system_log(name);
+    }
     let writer = WriterInfo::new(name, version);
     let privileged = rustix::process::geteuid().is_root();
     let ended = Config::new(args, &formats, privileged)
@@ -160,7 +168,10 @@ fn run<F: MigrateFs>(
     logging::start(config.log_level());
     let limit =
         raise_open_file_limit(config.args.safety.rlimit_nofile).map_err(DaemonError::Limit)?;
-    let mut socket = listen(&config.socket)?;
+    let mut socket = listen(
+        &config.socket,
+        config.args.connection.socket_group.as_deref(),
+    )?;
     // From here on the guest's modes are what counts; it applies its own umask.
     rustix::process::umask(Mode::empty());
 
@@ -187,8 +198,31 @@ fn run<F: MigrateFs>(
     }
     let passthrough =
         Passthrough::new(config.passthrough(confined)).map_err(DaemonError::FileSystem)?;
+    let fs = make(passthrough).map_err(DaemonError::FileSystem)?;
+    if let Some(n) = config.args.connection.thread_pool_size.filter(|n| *n > 0) {
+        log::info!(
+            "--thread-pool-size {n} has no effect: each of the {} request queues has a thread of \
+             its own; see --request-queues",
+            config.args.connection.request_queues
+        );
+    }
+    if config.args.share.readonly {
+        serve(ReadOnly::new(fs), &config, crossing, &socket, limit)
+    } else {
+        serve(fs, &config, crossing, &socket, limit)
+    }
+}
+
+/// Serves a file system from within the confinement.
+fn serve<F: MigrateFs>(
+    fs: F,
+    config: &Config,
+    crossing: CrossingConfig,
+    socket: &ListenSocket,
+    limit: u64,
+) -> Result<Ended, DaemonError> {
     let server = Server::new(
-        make(passthrough).map_err(DaemonError::FileSystem)?,
+        fs,
         ServerConfig {
             crossing: Some(crossing),
             ..ServerConfig::default()
@@ -236,14 +270,22 @@ fn run<F: MigrateFs>(
     .map_err(DaemonError::Serve)
 }
 
-fn listen(socket: &Socket) -> Result<ListenSocket, DaemonError> {
+fn listen(socket: &Socket, group: Option<&str>) -> Result<ListenSocket, DaemonError> {
     match socket {
         Socket::Path(path) => {
+            let group = group.map(groups::find).transpose();
+            let group = group.map_err(DaemonError::Group)?;
             // Who can connect can read and write the share as the daemon.
             let before = rustix::process::umask(Mode::RWXG | Mode::RWXO);
             let socket = ListenSocket::bind(path);
             rustix::process::umask(before);
-            socket.map_err(DaemonError::Socket)
+            let socket = socket.map_err(DaemonError::Socket)?;
+            if let Some(group) = group {
+                socket
+                    .share_with_group(group)
+                    .map_err(DaemonError::Socket)?;
+            }
+            Ok(socket)
         }
         Socket::Fd(fd) => {
             let failed = |source| DaemonError::Inherited { fd: *fd, source };
