@@ -107,7 +107,7 @@ pub fn known_failure(kind: Kind, scenario: &Scenario, name: &str) -> Option<&'st
         "open-files" | "writer" if scenario.journey == Journey::Writeback => {
             Some("virtiofsd does not reopen for reading, and with O_APPEND, what writeback needs")
         }
-        "renames" if scenario.mode == Mode::FindPaths => {
+        "renames" => {
             Some("virtiofsd at times refuses over a file that was removed and not yet forgotten")
         }
         "append-create" => {

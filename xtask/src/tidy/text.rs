@@ -70,10 +70,20 @@ pub fn banned(file: &Path, text: &str) -> Vec<Finding> {
         .flat_map(|(n, line)| {
             BANNED
                 .iter()
-                .filter(move |(word, rust, _)| (!rust || is_rust(file)) && line.contains(word))
+                .filter(move |(word, rust, _)| (!rust || is_rust(file)) && has(line, word))
                 .map(move |(word, _, why)| Finding::new(file, n, format!("`{word}`: {why}")))
         })
         .collect()
+}
+
+/// Whether `word` is in `line`; a path only where it begins, not as the rest of
+/// another one.
+fn has(line: &str, word: &str) -> bool {
+    line.match_indices(word).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        let goes_on = |c: char| c.is_alphanumeric() || "}._-/".contains(c);
+        !(word.starts_with('/') && before.is_some_and(goes_on))
+    })
 }
 
 /// A Rust file says first what it is.
@@ -163,6 +173,8 @@ mod tests {
             (banned, "a.rs", todo, &[2]),
             (banned, "a.md", todo, &[]),
             (banned, "a.md", mirror, &[1]),
+            (banned, "a.md", concat!("see /ro", "ot/x\n"), &[1]),
+            (banned, "a.md", concat!("/proc/1/ro", "ot/x\n"), &[]),
             (banned, "Cargo.lock", mirror, &[]),
             (module_docs, "a.rs", "fn main() {}\n", &[1]),
             (module_docs, "a.rs", "//!\nfn main() {}\n", &[1]),
