@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ferryfs_frontend::fuse::ROOT_ID;
 use ferryfs_frontend::spawn::Daemon;
-use ferryfs_frontend::Vm;
+use ferryfs_frontend::{Caller, Vm};
 use rustix::process::{kill_process, Pid, Signal};
 use tempfile::TempDir;
 
@@ -412,15 +412,16 @@ fn what_is_mounted_in_the_share_is_there_now_and_later() {
     std::thread::spawn(test).join().expect("the test passes");
 }
 
-#[test]
-fn a_user_gets_namespaces_with_a_user_namespace() {
+fn as_nobody(mut command: Command) -> Command {
+    command.uid(NOBODY).gid(NOBODY);
+    command
+}
+
+/// Whether `nobody` can have what is tested; says so if not.
+fn users_have_namespaces() -> bool {
     if !is_root("becoming another user") {
-        return;
+        return false;
     }
-    let as_nobody = |mut command: Command| {
-        command.uid(NOBODY).gid(NOBODY);
-        command
-    };
     let mut probe = Command::new("unshare");
     probe.args([
         "--user",
@@ -430,8 +431,76 @@ fn a_user_gets_namespaces_with_a_user_namespace() {
         "--mount",
         "true",
     ]);
-    if !as_nobody(probe).status().is_ok_and(|s| s.success()) {
+    let can = as_nobody(probe).status().is_ok_and(|s| s.success());
+    if !can {
         println!("skipped: the kernel gives users no user namespaces");
+    }
+    can
+}
+
+/// The first subordinate id of `nobody` in a file such as /etc/subuid, where it has
+/// at least ten.
+fn subordinate(file: &str) -> Option<u32> {
+    let all = fs::read_to_string(file).unwrap_or_default();
+    let found = all.lines().find_map(|line| {
+        let (first, count) = line.strip_prefix("nobody:")?.split_once(':')?;
+        let enough = count.parse::<u32>().ok()? >= 10;
+        enough.then(|| first.parse().ok()).flatten()
+    });
+    if found.is_none() {
+        println!("skipped: {file} gives nobody no subordinate ids");
+    }
+    found
+}
+
+#[test]
+fn a_user_s_subordinate_ids_are_the_guest_s_users() {
+    if !users_have_namespaces() {
+        return;
+    }
+    let (Some(uid), Some(gid)) = (subordinate("/etc/subuid"), subordinate("/etc/subgid")) else {
+        return;
+    };
+    let scene = Scene::new().for_nobody();
+    let program = scene.base.path().join("ferryfsd");
+    fs::copy(FERRYFSD, &program).expect("copy");
+    // As libvirt has them: the user is root, and 1 to 9 are subordinate ones. And with
+    // a root who is a subordinate id too, to whom the socket's directory is closed.
+    for (root_uid, root_gid, others) in [(NOBODY, NOBODY, 0), (uid, gid, 1)] {
+        let open = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(scene.share(), open).expect("mode");
+        let maps = [
+            format!("--uid-map=:0:{root_uid}:1:"),
+            format!("--gid-map=:0:{root_gid}:1:"),
+            format!("--uid-map=:1:{}:9:", uid + others),
+            format!("--gid-map=:1:{}:9:", gid + others),
+        ];
+        let mut options = vec!["--sandbox=namespace"];
+        options.extend(maps.iter().map(String::as_str));
+        let command = scene.command(&program, "s", &options);
+        let mut daemon = up(as_nobody(command), &scene.socket("s"));
+        let pid = serving(&daemon);
+        assert!(status(pid, "Uid").starts_with(&format!("{root_uid}\t{root_uid}")));
+        assert_eq!(status(pid, "Groups"), "");
+        assert_no_way_out(pid, &scene.share());
+
+        let vm = Vm::boot(daemon.socket()).expect("boot");
+        let name = format!("of-{root_uid}");
+        let client = vm.client().as_caller(Caller::user(5, 6));
+        let made = client.mkdir(ROOT_ID, &name, 0o700).expect("MKDIR");
+        assert_eq!((made.attr.uid, made.attr.gid), (5, 6));
+        let on_host = fs::metadata(scene.share().join(&name)).expect("made");
+        assert_eq!(on_host.uid(), uid + others + 4);
+        assert_eq!(on_host.gid(), gid + others + 5);
+        daemon.terminate().expect("signal");
+        ends_with_0(daemon);
+        drop(vm);
+    }
+}
+
+#[test]
+fn a_user_gets_namespaces_with_a_user_namespace() {
+    if !users_have_namespaces() {
         return;
     }
     let scene = Scene::new().for_nobody();
