@@ -4,6 +4,8 @@
 //! take single options. As in virtiofsd, what `-o` says counts over those.
 
 use clap::ValueEnum;
+use ferryfs_core::passthrough::xattr_map::XattrMap;
+use ferryfs_sandbox::CapabilityChanges;
 
 use crate::args::{Args, CachePolicy, LogLevel, Negotiation, SandboxMode};
 
@@ -97,12 +99,12 @@ impl Args {
                 self.safety.sandbox = Some(mode);
             }
             "xattrmap" => {
-                let map = value.parse().map_err(|e| bad(format!("{e}")))?;
-                self.share.xattrmap = Some(map);
+                let map = value.parse::<XattrMap>();
+                self.share.xattrmap = Some(map.map_err(|e| bad(e.to_string()))?);
             }
             "modcaps" => {
-                let changes = value.parse().map_err(|e| bad(format!("{e}")))?;
-                self.safety.modcaps = Some(changes);
+                let changes = value.parse::<CapabilityChanges>();
+                self.safety.modcaps = Some(changes.map_err(|e| bad(e.to_string()))?);
             }
             _ if is_switch(key) => return Err(LegacyError::Value(key.to_owned())),
             _ => return Err(LegacyError::Unknown(key.to_owned())),
@@ -172,6 +174,24 @@ mod tests {
         assert!(a.share.xattr);
         assert_eq!(a.connection.thread_pool_size, Some(16));
         assert_eq!(a.safety.log_level, LogLevel::Debug);
+    }
+
+    #[test]
+    fn libvirt_s_single_options_are_taken_as_they_come() {
+        let a = parse(
+            "--fd=27 --shared-dir /srv/share --cache never --sandbox chroot --xattr \
+             --thread-pool-size=0 --rlimit-nofile=4096 --log-level debug",
+        )
+        .unwrap();
+        assert_eq!(a.connection.fd, Some(27));
+        assert_eq!(a.share.cache, CachePolicy::Never);
+        assert_eq!(a.safety.rlimit_nofile, Some(4096));
+        let a = parse(
+            "--fd=27 --shared-dir /srv/share --sandbox namespace --uid-map=:0:100000:1000: \
+             --uid-map=:1000:1000:1: --gid-map=:0:100000:1000: --gid-map=:1000:1000:1:",
+        )
+        .unwrap();
+        assert_eq!((a.safety.uid_map.len(), a.safety.gid_map.len()), (2, 2));
     }
 
     #[test]
