@@ -8,8 +8,8 @@
 //! - [`io::RequestIo`] is how a request's bytes are reached:
 //!   [`transport::ChainIo`] in a virtqueue, [`buffer::BufIo`] in plain memory.
 //! - [`fs::FileSystem`] has one method per FUSE operation; a variant implements,
-//!   wraps or replaces it. [`migrate::MigrateFs`] is added by a file system whose
-//!   state can cross.
+//!   wraps or replaces it, as [`readonly::ReadOnly`] does. [`migrate::MigrateFs`] is
+//!   added by a file system whose state can cross.
 
 pub mod abi;
 pub mod buffer;
