@@ -54,6 +54,16 @@ impl Scene {
         self.base.path().join("sockets").join(name)
     }
 
+    /// A copy of the daemon: users need not reach where it was built.
+    fn program(&self) -> PathBuf {
+        let copy = self.base.path().join("ferryfsd");
+        // By a process of its own: a descriptor that writes to a program, inherited by
+        // what another test starts meanwhile, would keep it from being started.
+        let copied = Command::new("cp").arg(FERRYFSD).arg(&copy).status();
+        assert!(copied.expect("cp").success());
+        copy
+    }
+
     fn command(&self, program: &Path, socket: &str, options: &[&str]) -> Command {
         let mut command = Command::new(program);
         command
@@ -286,6 +296,22 @@ fn signals_end_it_and_files_in_the_share_stay() {
 }
 
 #[test]
+fn a_signal_to_both_processes_asks_once() {
+    if !is_root("--sandbox namespace without a user namespace") {
+        return;
+    }
+    let scene = Scene::new();
+    let mut daemon = scene.daemon("s", &["--sandbox", "namespace"]);
+    let _vm = Vm::boot(daemon.socket()).expect("boot");
+    let inside = Pid::from_raw(serving(&daemon) as i32).expect("pid");
+    // As a service manager does that ends a service's every process.
+    // Outside first: it is there until the one inside has ended.
+    daemon.terminate().expect("signal");
+    let _ended_already = kill_process(inside, Signal::TERM);
+    ends_with_0(daemon);
+}
+
+#[test]
 fn neither_process_outlives_the_other() {
     if !is_root("--sandbox namespace without a user namespace") {
         return;
@@ -462,8 +488,7 @@ fn a_user_s_subordinate_ids_are_the_guest_s_users() {
         return;
     };
     let scene = Scene::new().for_nobody();
-    let program = scene.base.path().join("ferryfsd");
-    fs::copy(FERRYFSD, &program).expect("copy");
+    let program = scene.program();
     // As libvirt has them: the user is root, and 1 to 9 are subordinate ones. And with
     // a root who is a subordinate id too, to whom the socket's directory is closed.
     for (root_uid, root_gid, others) in [(NOBODY, NOBODY, 0), (uid, gid, 1)] {
@@ -504,9 +529,7 @@ fn a_user_gets_namespaces_with_a_user_namespace() {
         return;
     }
     let scene = Scene::new().for_nobody();
-    // Users need not reach where it was built.
-    let program = scene.base.path().join("ferryfsd");
-    fs::copy(FERRYFSD, &program).expect("copy");
+    let program = scene.program();
     let command = scene.command(&program, "s", &["--sandbox=namespace"]);
     let mut daemon = up(as_nobody(command), &scene.socket("s"));
     let pid = serving(&daemon);

@@ -240,15 +240,20 @@ fn serve<F: MigrateFs>(
 
     let stop = StopHandle::new().map_err(DaemonError::Start)?;
     let on_signal = stop.clone();
-    signals::watch(move |number| {
-        if on_signal.is_stopped() {
+    // A service manager signals the process outside of the namespaces, which hands it
+    // on, and this one too: asked once. Counted for each way by itself.
+    let mut asked = [false; 2];
+    signals::watch(move |number, handed_on| {
+        if std::mem::replace(&mut asked[usize::from(handed_on)], true) {
             // A request can be stuck in the kernel, as on a file server that is
             // gone; who asks again does not want to wait for it.
             log::warn!("signal {number} again: ending at once");
             std::process::exit(1);
         }
-        log::info!("signal {number}: completing what is under way, then ending");
-        on_signal.stop();
+        if !on_signal.is_stopped() {
+            log::info!("signal {number}: completing what is under way, then ending");
+            on_signal.stop();
+        }
     })
     .map_err(DaemonError::Start)?;
 

@@ -303,7 +303,9 @@ const SOCKETS: &[c_long] = &[
 
 /// Handing signals on, seeing the end, removing the socket's name.
 const WAITING: &[c_long] = &[
-    libc::SYS_kill,
+    libc::SYS_rt_sigqueueinfo,
+    // Of whom a queued signal tells.
+    libc::SYS_getuid,
     libc::SYS_wait4,
     libc::SYS_waitid,
     libc::SYS_statx,

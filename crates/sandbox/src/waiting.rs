@@ -90,9 +90,14 @@ impl Waiting {
                 return Err(failed("wait for signals")(io::Error::from_raw_os_error(rc)));
             }
             if number != libc::SIGCHLD {
-                // SAFETY: takes no pointer. The child is not reaped yet, so its
-                // number is its own.
-                let rc = unsafe { libc::kill(self.pid(), number) };
+                let value = libc::sigval {
+                    sival_ptr: std::ptr::null_mut(),
+                };
+                // Queued (SI_QUEUE), which tells it from one that was sent to the
+                // serving process directly.
+                // SAFETY: the pointer is a value that is handed over as it is. The
+                // child is not reaped yet, so its number is its own.
+                let rc = unsafe { libc::sigqueue(self.pid(), number, value) };
                 if rc != 0 {
                     log::warn!(
                         "cannot hand signal {number} on to the serving process: {}",
