@@ -1,9 +1,9 @@
 //! Destination side: everything in a state is found and opened beside what is
 //! live (the plan), then put in its place.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use ferryfs_state::validate::KIND_UNKNOWN;
@@ -45,6 +45,7 @@ pub(super) fn plan(fs: &Passthrough, state: FsState, session_flags: u64) -> Resu
     let root = Passthrough::root_inode(fs.config.root.as_fd())
         .map_err(|e| format!("cannot examine the shared directory: {e}"))?;
     check_root(&state, root.kind)?;
+    let root_numbers = root.numbers;
     let inodes = fs.inodes.sibling(root);
     // New directories met on the way must not take a number of the state's.
     inodes.set_next(state.next_inode);
@@ -53,6 +54,7 @@ pub(super) fn plan(fs: &Passthrough, state: FsState, session_flags: u64) -> Resu
         names: fs.names.sibling(),
         inodes,
         mounts: HashMap::new(),
+        beneath: HashSet::from([(root_numbers.dev, root_numbers.ino)]),
         errors: Vec::new(),
     };
     planner.open_mounts(&state.mounts);
@@ -99,6 +101,8 @@ struct Planner<'a> {
     names: Names,
     /// The stream's mounts.
     mounts: HashMap<u32, Result<Arc<MountRef>, Errno>>,
+    /// Directories, by device and inode number, that are known to lie in the share.
+    beneath: HashSet<(u64, u64)>,
     /// One text for each object that is not found.
     errors: Vec<String>,
 }
@@ -170,7 +174,9 @@ impl Planner<'_> {
                 Location::Root => {}
                 Location::Handle(handle) => {
                     let found = self.find_by_handle(handle, record.kind);
-                    self.take(record, found, "its file handle");
+                    if let Some((inode, _)) = self.take(record, found, "its file handle") {
+                        self.confine(&inode);
+                    }
                     ready.push_back(NodeId(record.id));
                 }
                 Location::Lost { errno } => {
@@ -297,6 +303,61 @@ impl Planner<'_> {
         self.examine(handle.open(mount.fd(), libc::O_PATH), kind)
     }
 
+    /// Complains of a directory that was found by handle outside the share: the
+    /// wrong directory is shared here, or the state means harm. A handle opens
+    /// anything on its file system, so this is looked at step by step upwards.
+    ///
+    /// Of a file nothing says where it lies, and of a removed directory neither.
+    fn confine(&mut self, inode: &Inode) {
+        if !inode.is_dir() {
+            return;
+        }
+        let beneath = match inode.fd() {
+            Ok(fd) => self.is_beneath(fd.as_fd()),
+            Err(e) => Err(e),
+        };
+        match beneath {
+            Ok(true) => {}
+            Ok(false) => self.errors.push(format!(
+                "inode {} (directory): its file handle leads out of the shared directory",
+                inode.id()
+            )),
+            Err(e) => self.errors.push(format!(
+                "inode {} (directory): failed to find out where its file handle leads: {e}",
+                inode.id()
+            )),
+        }
+    }
+
+    /// Whether the share's root is above the directory `fd`, or is it.
+    fn is_beneath(&mut self, fd: BorrowedFd<'_>) -> FsResult<bool> {
+        let mut stx = sys::statx(fd)?;
+        if stx.stx_nlink == 0 {
+            return Ok(true);
+        }
+        let mut at = fd.try_clone_to_owned()?;
+        let mut seen = Vec::new();
+        loop {
+            let here = (sys::dev_of(&stx), stx.stx_ino);
+            if self.beneath.contains(&here) {
+                self.beneath.extend(seen);
+                return Ok(true);
+            }
+            if seen.last() == Some(&here) {
+                // The host's own root: its parent is itself.
+                return Ok(false);
+            }
+            seen.push(here);
+            at = match sys::openat(at.as_fd(), c"..", libc::O_PATH | libc::O_DIRECTORY, 0) {
+                Ok(above) => above,
+                // Not connected to what the confined process sees.
+                Err(Errno::ENOENT) => return Ok(false),
+                Err(e) => return Err(e),
+            };
+            stx = sys::statx(at.as_fd())?;
+        }
+    }
+
     /// A found object as an inode, with its link count; it must be what it was.
     fn examine(&self, found: FsResult<OwnedFd>, kind: u32) -> FsResult<(NewInode, u32)> {
         let (new, stx) = self.fs.describe(Object::Path(found?))?;
@@ -406,7 +467,7 @@ fn path_text(components: &[ByteBuf]) -> String {
     components.join(&b'/').escape_ascii().to_string()
 }
 
-fn open_child(dir: std::os::fd::BorrowedFd<'_>, name: &[u8]) -> FsResult<OwnedFd> {
+fn open_child(dir: BorrowedFd<'_>, name: &[u8]) -> FsResult<OwnedFd> {
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
     sys::openat(dir, &name, libc::O_PATH | libc::O_NOFOLLOW, 0)
 }

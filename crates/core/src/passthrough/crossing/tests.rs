@@ -558,3 +558,26 @@ fn collecting_and_restoring_leaks_no_descriptor() {
 }
 
 mod features;
+
+#[test]
+fn file_handles_that_lead_out_of_the_share_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for d in ["right/d/deep", "wrong"] {
+        fs::create_dir_all(dir.path().join(d)).unwrap();
+    }
+    let mode = MigrationMode::FileHandles;
+    for held in [InodeFileHandles::Never, InodeFileHandles::Prefer] {
+        let source = daemon(&dir.path().join("right"), mode, held);
+        let flags = mount(&source);
+        let deep = walk(&source, &[b"d", b"deep"]);
+        let state = collect(&source);
+        // The same file system, another directory: the handles can be opened.
+        let target = daemon(&dir.path().join("wrong"), mode, held);
+        let error = restore(&target, state.clone(), flags).unwrap_err();
+        assert!(error.contains("out of the shared directory"), "{error}");
+        assert_eq!(target.inodes().len(), 1);
+        let target = daemon(&dir.path().join("right"), mode, held);
+        assert_eq!(restore(&target, state, flags).unwrap(), 0);
+        assert!(ino(&target, deep.node).is_ok());
+    }
+}
