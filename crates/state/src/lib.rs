@@ -20,6 +20,7 @@ mod format;
 mod limits;
 pub mod model;
 mod reader;
+pub mod schema;
 mod section;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -1,3 +1,5 @@
+//! Credentials are switched for one operation and always switched back.
+
 use super::*;
 
 /// Uid, gid, groups and effective capabilities of this thread, as the kernel

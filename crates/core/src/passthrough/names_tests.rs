@@ -1,3 +1,5 @@
+//! The memory of names by itself, without a file system.
+
 use std::fs::File;
 
 use super::super::inode::{NewInode, Numbers, Place};

@@ -1,3 +1,5 @@
+//! Every kind of record that is refused, one by one.
+
 use proptest::prelude::*;
 use serde_bytes::ByteBuf;
 

@@ -1,3 +1,5 @@
+//! Open files: what is read, written, allocated and copied.
+
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::support::*;

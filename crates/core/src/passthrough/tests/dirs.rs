@@ -1,3 +1,5 @@
+//! Listings: complete, each name once, whatever happens meanwhile.
+
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 

@@ -1,3 +1,5 @@
+//! Mounts inside the share, and file systems without file handles.
+
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;

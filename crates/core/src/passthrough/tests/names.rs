@@ -1,3 +1,5 @@
+//! Lookups, names and the operations that change them.
+
 use std::os::unix::fs::MetadataExt;
 
 use super::support::*;

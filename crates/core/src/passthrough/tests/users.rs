@@ -1,3 +1,5 @@
+//! What is done as the guest's users, and with which modes.
+
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::support::*;
