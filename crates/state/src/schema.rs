@@ -1,0 +1,461 @@
+//! The structure of the records, version by version, as data: for tools that show
+//! it and for whoever writes a reader. A test holds the table against what serde
+//! makes of the structs themselves.
+
+use std::fmt;
+
+use crate::section::SectionId;
+use crate::version::StateVersion;
+
+/// A field of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Its name, which formats with names write; empty for a variant's only value.
+    pub name: &'static str,
+    /// Its type: an integer, `bool`, `bytes`, a record's name, or one of these in
+    /// brackets for a sequence.
+    pub ty: &'static str,
+}
+
+/// A variant of an enumeration. Its index is its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variant {
+    /// Its name.
+    pub name: &'static str,
+    /// Its fields.
+    pub fields: &'static [Field],
+}
+
+/// What a record is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Fields, in the order in which formats without names write them.
+    Fields(&'static [Field]),
+    /// One of several.
+    Variants(&'static [Variant]),
+}
+
+/// A record's structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordSchema {
+    /// Its name.
+    pub name: &'static str,
+    /// The section that carries it; none for a part of another record.
+    pub section: Option<SectionId>,
+    /// What it is made of.
+    pub shape: Shape,
+}
+
+/// All records of a state version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schema {
+    /// The version.
+    pub version: StateVersion,
+    /// Its records, those that others are made of behind them.
+    pub records: &'static [RecordSchema],
+}
+
+const fn field(name: &'static str, ty: &'static str) -> Field {
+    Field { name, ty }
+}
+
+const fn record(name: &'static str, section: SectionId, fields: &'static [Field]) -> RecordSchema {
+    RecordSchema {
+        name,
+        section: Some(section),
+        shape: Shape::Fields(fields),
+    }
+}
+
+/// State version 1.
+const V1: &[RecordSchema] = &[
+    record(
+        "Session",
+        SectionId::SESSION,
+        &[
+            field("guest_minor", "u32"),
+            field("minor", "u32"),
+            field("offered_flags", "u64"),
+            field("flags", "u64"),
+            field("max_write", "u32"),
+            field("max_pages", "u16"),
+            field("max_readahead", "u32"),
+            field("max_background", "u16"),
+            field("congestion_threshold", "u16"),
+            field("time_gran", "u32"),
+        ],
+    ),
+    record(
+        "Counters",
+        SectionId::COUNTERS,
+        &[field("next_inode", "u64"), field("next_handle", "u64")],
+    ),
+    record(
+        "Mount",
+        SectionId::MOUNTS,
+        &[field("id", "u32"), field("path", "[bytes]")],
+    ),
+    record(
+        "Inode",
+        SectionId::INODES,
+        &[
+            field("id", "u64"),
+            field("lookups", "u64"),
+            field("kind", "u32"),
+            field("location", "Location"),
+        ],
+    ),
+    record(
+        "Handle",
+        SectionId::HANDLES,
+        &[
+            field("id", "u64"),
+            field("inode", "u64"),
+            field("directory", "bool"),
+            field("guest_flags", "u32"),
+            field("host_flags", "u32"),
+        ],
+    ),
+    RecordSchema {
+        name: "Location",
+        section: None,
+        shape: Shape::Variants(&[
+            Variant {
+                name: "Root",
+                fields: &[],
+            },
+            Variant {
+                name: "Child",
+                fields: &[field("parent", "u64"), field("name", "bytes")],
+            },
+            Variant {
+                name: "Path",
+                fields: &[field("from", "u64"), field("components", "[bytes]")],
+            },
+            Variant {
+                name: "Handle",
+                fields: &[field("", "FileHandle")],
+            },
+            Variant {
+                name: "Lost",
+                fields: &[field("errno", "i32")],
+            },
+        ]),
+    },
+    RecordSchema {
+        name: "FileHandle",
+        section: None,
+        shape: Shape::Fields(&[
+            field("mount", "u32"),
+            field("kind", "i32"),
+            field("bytes", "bytes"),
+        ]),
+    },
+];
+
+/// Every state version that is known here, oldest first.
+pub const SCHEMAS: &[Schema] = &[Schema {
+    version: StateVersion(1),
+    records: V1,
+}];
+
+fn write_fields(f: &mut fmt::Formatter<'_>, indent: &str, fields: &[Field]) -> fmt::Result {
+    for Field { name, ty } in fields {
+        writeln!(f, "{indent}{name}: {ty}")?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "state version {}", self.version)?;
+        for record in self.records {
+            match record.section {
+                Some(section) => {
+                    writeln!(f, "\n{} (section {}, {section})", record.name, section.0)?
+                }
+                None => writeln!(f, "\n{}", record.name)?,
+            }
+            match record.shape {
+                Shape::Fields(fields) => write_fields(f, "  ", fields)?,
+                Shape::Variants(variants) => {
+                    for (index, variant) in variants.iter().enumerate() {
+                        match variant.fields {
+                            [Field { name: "", ty }] => {
+                                writeln!(f, "  {index} {}: {ty}", variant.name)?;
+                            }
+                            fields => {
+                                writeln!(f, "  {index} {}", variant.name)?;
+                                write_fields(f, "      ", fields)?;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Each struct is deserialized from a source that has no data and writes down
+    //! what it is asked for.
+
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+
+    use serde::de::value::{Error, U32Deserializer};
+    use serde::de::{
+        DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess,
+        VariantAccess, Visitor,
+    };
+    use serde::{forward_to_deserialize_any, Deserialize};
+
+    use super::*;
+    use crate::v1;
+
+    /// Records by name: fields, or variants with fields.
+    #[derive(Default)]
+    struct Trace {
+        structs: BTreeMap<String, Vec<(String, String)>>,
+        variants: BTreeMap<String, BTreeMap<usize, (String, Vec<(String, String)>)>>,
+        /// Which variant enumerations are to be.
+        variant: usize,
+    }
+
+    type Shared<'t> = &'t RefCell<Trace>;
+
+    /// A value; its type is left in `ty`.
+    struct Source<'t> {
+        trace: Shared<'t>,
+        ty: &'t RefCell<String>,
+    }
+
+    macro_rules! leaf {
+        ($($method:ident $visit:ident $value:expr, $ty:literal;)*) => {$(
+            fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+                $ty.clone_into(&mut self.ty.borrow_mut());
+                visitor.$visit($value)
+            }
+        )*};
+    }
+
+    impl<'de> Deserializer<'de> for Source<'_> {
+        type Error = Error;
+        leaf! {
+            deserialize_u16 visit_u16 0, "u16";
+            deserialize_u32 visit_u32 0, "u32";
+            deserialize_u64 visit_u64 0, "u64";
+            deserialize_i32 visit_i32 0, "i32";
+            deserialize_bool visit_bool false, "bool";
+            deserialize_byte_buf visit_bytes &[], "bytes";
+        }
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
+            Err(serde::de::Error::custom(
+                "a type that the schema has no word for",
+            ))
+        }
+        fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            let element = RefCell::new(String::new());
+            let value = visitor.visit_seq(Elements {
+                trace: self.trace,
+                ty: &element,
+                left: 1,
+            })?;
+            *self.ty.borrow_mut() = format!("[{}]", element.borrow());
+            Ok(value)
+        }
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            name: &'static str,
+            fields: &'static [&'static str],
+            visitor: V,
+        ) -> Result<V::Value, Error> {
+            name.clone_into(&mut self.ty.borrow_mut());
+            let found = RefCell::new(Vec::new());
+            let value = visitor.visit_map(Fields {
+                trace: self.trace,
+                names: fields.iter(),
+                name: "",
+                found: &found,
+            })?;
+            let mut trace = self.trace.borrow_mut();
+            trace.structs.insert(name.to_owned(), found.into_inner());
+            Ok(value)
+        }
+        fn deserialize_enum<V: Visitor<'de>>(
+            self,
+            name: &'static str,
+            variants: &'static [&'static str],
+            visitor: V,
+        ) -> Result<V::Value, Error> {
+            name.clone_into(&mut self.ty.borrow_mut());
+            let index = self.trace.borrow().variant;
+            let found = RefCell::new(Vec::new());
+            let value = visitor.visit_enum(Chosen {
+                trace: self.trace,
+                index,
+                found: &found,
+            })?;
+            let mut trace = self.trace.borrow_mut();
+            let known = trace.variants.entry(name.to_owned()).or_default();
+            known.insert(index, (variants[index].to_owned(), found.into_inner()));
+            Ok(value)
+        }
+        forward_to_deserialize_any! {
+            i8 i16 i64 i128 u8 u128 f32 f64 char str string bytes option unit unit_struct
+            newtype_struct tuple tuple_struct map identifier ignored_any
+        }
+    }
+
+    struct Elements<'t> {
+        trace: Shared<'t>,
+        ty: &'t RefCell<String>,
+        left: u8,
+    }
+
+    impl<'de> SeqAccess<'de> for Elements<'_> {
+        type Error = Error;
+        fn next_element_seed<T: DeserializeSeed<'de>>(
+            &mut self,
+            seed: T,
+        ) -> Result<Option<T::Value>, Error> {
+            if self.left == 0 {
+                return Ok(None);
+            }
+            self.left -= 1;
+            let (trace, ty) = (self.trace, self.ty);
+            seed.deserialize(Source { trace, ty }).map(Some)
+        }
+    }
+
+    struct Fields<'t> {
+        trace: Shared<'t>,
+        names: std::slice::Iter<'static, &'static str>,
+        name: &'static str,
+        found: &'t RefCell<Vec<(String, String)>>,
+    }
+
+    impl<'de> MapAccess<'de> for Fields<'_> {
+        type Error = Error;
+        fn next_key_seed<K: DeserializeSeed<'de>>(
+            &mut self,
+            seed: K,
+        ) -> Result<Option<K::Value>, Error> {
+            let Some(name) = self.names.next() else {
+                return Ok(None);
+            };
+            self.name = name;
+            seed.deserialize((*name).into_deserializer()).map(Some)
+        }
+        fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
+            let ty = RefCell::new(String::new());
+            let trace = self.trace;
+            let value = seed.deserialize(Source { trace, ty: &ty })?;
+            let field = (self.name.to_owned(), ty.into_inner());
+            self.found.borrow_mut().push(field);
+            Ok(value)
+        }
+    }
+
+    struct Chosen<'t> {
+        trace: Shared<'t>,
+        index: usize,
+        found: &'t RefCell<Vec<(String, String)>>,
+    }
+
+    impl<'de> EnumAccess<'de> for Chosen<'_> {
+        type Error = Error;
+        type Variant = Self;
+        fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Error> {
+            let index: U32Deserializer<Error> = (self.index as u32).into_deserializer();
+            Ok((seed.deserialize(index)?, self))
+        }
+    }
+
+    impl<'de> VariantAccess<'de> for Chosen<'_> {
+        type Error = Error;
+        fn unit_variant(self) -> Result<(), Error> {
+            Ok(())
+        }
+        fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Error> {
+            let ty = RefCell::new(String::new());
+            let trace = self.trace;
+            let value = seed.deserialize(Source { trace, ty: &ty })?;
+            self.found
+                .borrow_mut()
+                .push((String::new(), ty.into_inner()));
+            Ok(value)
+        }
+        fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, Error> {
+            Err(serde::de::Error::custom("a tuple"))
+        }
+        fn struct_variant<V: Visitor<'de>>(
+            self,
+            fields: &'static [&'static str],
+            visitor: V,
+        ) -> Result<V::Value, Error> {
+            visitor.visit_map(Fields {
+                trace: self.trace,
+                names: fields.iter(),
+                name: "",
+                found: self.found,
+            })
+        }
+    }
+
+    fn trace<T: for<'de> Deserialize<'de>>(trace: Shared<'_>) {
+        let ty = RefCell::new(String::new());
+        T::deserialize(Source { trace, ty: &ty }).unwrap();
+    }
+
+    fn own(fields: &[Field]) -> Vec<(String, String)> {
+        let pair = |f: &Field| (f.name.to_owned(), f.ty.to_owned());
+        fields.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn the_table_is_what_serde_makes_of_the_structs() {
+        let traced = RefCell::new(Trace::default());
+        trace::<v1::Session>(&traced);
+        trace::<v1::Counters>(&traced);
+        trace::<v1::Mount>(&traced);
+        trace::<v1::Handle>(&traced);
+        for variant in 0..5 {
+            traced.borrow_mut().variant = variant;
+            trace::<v1::Inode>(&traced);
+        }
+        let mut traced = traced.into_inner();
+        for record in SCHEMAS[0].records {
+            match record.shape {
+                Shape::Fields(fields) => {
+                    assert_eq!(traced.structs.remove(record.name), Some(own(fields)));
+                }
+                Shape::Variants(variants) => {
+                    let own: BTreeMap<_, _> = variants
+                        .iter()
+                        .map(|v| (v.name.to_owned(), own(v.fields)))
+                        .enumerate()
+                        .collect();
+                    assert_eq!(traced.variants.remove(record.name), Some(own));
+                }
+            }
+        }
+        assert!(traced.structs.is_empty() && traced.variants.is_empty());
+    }
+
+    #[test]
+    fn the_newest_version_is_the_current_one() {
+        let versions: Vec<_> = SCHEMAS.iter().map(|s| s.version).collect();
+        assert_eq!(versions.last(), Some(&StateVersion::CURRENT));
+        assert!(versions.is_sorted());
+        let text = SCHEMAS[0].to_string();
+        assert!(text
+            .starts_with("state version 1\n\nSession (section 1, session)\n  guest_minor: u32\n"));
+        assert!(
+            text.contains("\n  3 Handle: FileHandle\n  4 Lost\n      errno: i32\n"),
+            "{text}"
+        );
+    }
+}
