@@ -6,6 +6,7 @@ use std::path::Path;
 
 use ferryfs_state::{EnvelopeReader, Header, Limits, SectionId, SectionVersion, StateError};
 
+use crate::show::size;
 use crate::stream::{open, Error};
 
 /// What the frames of one section in one version amount to.
@@ -62,7 +63,7 @@ fn print_table(table: &Table, out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
         "\n{:<16} {:>7} {:>9} {:>7} {:>10} {:>13}",
-        "section", "version", "critical", "frames", "records", "bytes"
+        "section", "version", "critical", "frames", "records", "size"
     )?;
     for ((section, version), row) in table {
         writeln!(
@@ -73,7 +74,7 @@ fn print_table(table: &Table, out: &mut dyn Write) -> io::Result<()> {
             if row.critical { "yes" } else { "no" },
             row.frames,
             row.records,
-            row.bytes
+            size(row.bytes)
         )?;
     }
     writeln!(out)

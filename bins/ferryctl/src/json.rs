@@ -1,10 +1,8 @@
-//! A state as JSON lines, one object a record. Names are bytes and JSON is text:
+//! Records as JSON, one object each. Names are bytes and JSON is text:
 //! what is not printable ASCII is escaped as `\xNN` (and a backslash as `\\`), so
 //! that every name has one spelling and no name can fake another or the terminal.
 
-use std::io::{self, Write};
-
-use ferryfs_state::{Header, Location, State};
+use ferryfs_state::{FsState, Handle, Header, Inode, Location, Mount, Session};
 use serde_json::{json, Value};
 
 fn name(bytes: &[u8]) -> String {
@@ -18,7 +16,8 @@ fn name(bytes: &[u8]) -> String {
         .collect()
 }
 
-fn path<'a>(components: impl IntoIterator<Item = &'a [u8]>) -> String {
+/// A path, its components spelled by the same rules.
+pub fn path<'a>(components: impl IntoIterator<Item = &'a [u8]>) -> String {
     let names: Vec<_> = components.into_iter().map(name).collect();
     names.join("/")
 }
@@ -27,7 +26,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn location(location: &Location) -> Value {
+/// Where an inode is.
+pub fn location(location: &Location) -> Value {
     match location {
         Location::Root => json!({"by": "root"}),
         Location::Child { parent, name: n } => {
@@ -43,7 +43,8 @@ fn location(location: &Location) -> Value {
     }
 }
 
-fn kind(kind: u32) -> &'static str {
+/// A file type in words.
+pub fn kind(kind: u32) -> &'static str {
     match kind {
         0o010000 => "fifo",
         0o020000 => "character-device",
@@ -56,81 +57,64 @@ fn kind(kind: u32) -> &'static str {
     }
 }
 
-/// Prints everything, each line with its `record` first.
-///
-/// # Errors
-/// The output's.
-pub fn write(header: &Header, state: &State, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(
-        out,
-        "{}",
-        json!({
-            "record": "header",
-            "container_version": header.container.0,
-            "state_version": header.state.0,
-            "format": header.format,
-            "vendor": header.writer.vendor(),
-            "writer_version": header.writer.version(),
-        })
-    )?;
-    if let Some(s) = &state.session {
-        writeln!(
-            out,
-            "{}",
-            json!({
-                "record": "session",
-                "guest_minor": s.guest_minor,
-                "minor": s.minor,
-                "offered_flags": format!("{:#018x}", s.offered_flags),
-                "flags": format!("{:#018x}", s.flags),
-                "max_write": s.max_write,
-                "max_pages": s.max_pages,
-                "max_readahead": s.max_readahead,
-                "max_background": s.max_background,
-                "congestion_threshold": s.congestion_threshold,
-                "time_gran": s.time_gran,
-            })
-        )?;
-    }
-    let fs = &state.fs;
-    writeln!(
-        out,
-        "{}",
-        json!({
-            "record": "counters", "next_inode": fs.next_inode, "next_handle": fs.next_handle,
-        })
-    )?;
-    for m in &fs.mounts {
-        let path = path(m.path.iter().map(|c| &c[..]));
-        writeln!(
-            out,
-            "{}",
-            json!({"record": "mount", "id": m.id, "path": path})
-        )?;
-    }
-    for i in &fs.inodes {
-        writeln!(
-            out,
-            "{}",
-            json!({
-                "record": "inode", "id": i.id, "lookups": i.lookups, "kind": kind(i.kind),
-                "location": location(&i.location),
-            })
-        )?;
-    }
-    for h in &fs.handles {
-        writeln!(
-            out,
-            "{}",
-            json!({
-                "record": "handle", "id": h.id, "inode": h.inode,
-                "kind": if h.directory { "directory" } else { "file" },
-                "guest_flags": format!("{:#o}", h.guest_flags),
-                "host_flags": format!("{:#o}", h.host_flags),
-            })
-        )?;
-    }
-    Ok(())
+/// The stream's header.
+pub fn header(header: &Header) -> Value {
+    json!({
+        "record": "header",
+        "container_version": header.container.0,
+        "state_version": header.state.0,
+        "format": header.format,
+        "vendor": header.writer.vendor(),
+        "writer_version": header.writer.version(),
+    })
+}
+
+/// The session.
+pub fn session(s: &Session) -> Value {
+    json!({
+        "record": "session",
+        "guest_minor": s.guest_minor,
+        "minor": s.minor,
+        "offered_flags": format!("{:#018x}", s.offered_flags),
+        "flags": format!("{:#018x}", s.flags),
+        "max_write": s.max_write,
+        "max_pages": s.max_pages,
+        "max_readahead": s.max_readahead,
+        "max_background": s.max_background,
+        "congestion_threshold": s.congestion_threshold,
+        "time_gran": s.time_gran,
+    })
+}
+
+/// The counters.
+pub fn counters(fs: &FsState) -> Value {
+    json!({
+        "record": "counters", "next_inode": fs.next_inode, "next_handle": fs.next_handle,
+    })
+}
+
+/// A mount.
+pub fn mount(m: &Mount) -> Value {
+    let path = path(m.path.iter().map(|c| &c[..]));
+    json!({"record": "mount", "id": m.id, "path": path})
+}
+
+/// An inode.
+pub fn inode(i: &Inode) -> Value {
+    json!({
+        "record": "inode", "id": i.id, "lookups": i.lookups, "kind": kind(i.kind),
+        "location": location(&i.location),
+    })
+}
+
+/// A handle.
+pub fn handle(h: &Handle) -> Value {
+    json!({
+        "record": "handle", "id": h.id, "inode": h.inode,
+        "kind": if h.directory { "directory" } else { "file" },
+        "guest_flags": format!("{:#o}", h.guest_flags),
+        "host_flags": format!("{:#o}", h.host_flags),
+    })
 }
 
 #[cfg(test)]

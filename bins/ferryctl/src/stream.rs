@@ -1,13 +1,16 @@
 //! Where streams come from and go to, and the formats that this tool has.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
 use ferryfs_format_msgpack::MsgPack;
 use ferryfs_format_postcard::Postcard;
+use ferryfs_format_virtiofsd::{VirtiofsdV1, VirtiofsdV2};
 use ferryfs_format_zstd::Zstd;
-use ferryfs_state::{Registry, StateError};
+use ferryfs_state::{Registry, StateError, StateVersion};
+
+use crate::qemu::{self, QemuError};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +31,28 @@ pub enum Error {
         /// What is wrong.
         source: StateError,
     },
+    /// A migration stream of QEMU's has no state to be had.
+    #[error("{}", name(path))]
+    Qemu {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: QemuError,
+    },
+    /// Paths cannot be mapped.
+    #[error("{}: {why}", name(path))]
+    Remap {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// A state version without a schema.
+    #[error("state version {0} is not known here; the newest is {newest}", newest = StateVersion::CURRENT)]
+    Version(u32),
+    /// A path on the command line.
+    #[error("--path: {0}")]
+    Path(String),
     /// A file cannot be written.
     #[error("failed to write {}", name(path))]
     Write {
@@ -62,28 +87,51 @@ fn name(path: &Path) -> String {
     }
 }
 
-/// All formats that this tool reads and writes.
+/// All formats and dialects that this tool reads and writes.
 pub fn registry() -> Registry {
     Registry::new()
         .with(Postcard)
         .with(MsgPack)
         .with(Zstd::new(Postcard))
         .with(Zstd::new(MsgPack))
+        .with_dialect(VirtiofsdV1)
+        .with_dialect(VirtiofsdV2)
 }
 
-/// Opens a stream: a file, or standard input as `-`.
+/// Opens a stream: a file, or standard input as `-`. Of a whole migration stream of
+/// QEMU's, the state of the virtio-fs back-end in it.
 ///
 /// # Errors
-/// [`Error::Open`].
+/// [`Error::Open`], [`Error::Qemu`].
 pub fn open(path: &Path) -> Result<Box<dyn Read>, Error> {
-    if is_standard(path) {
-        return Ok(Box::new(BufReader::new(io::stdin())));
-    }
-    let file = File::open(path).map_err(|source| Error::Open {
+    let mut input: Box<dyn Read> = match is_standard(path) {
+        true => Box::new(io::stdin()),
+        false => Box::new(File::open(path).map_err(|source| Error::Open {
+            path: path.to_owned(),
+            source,
+        })?),
+    };
+    let failed = |source| Error::Qemu {
         path: path.to_owned(),
         source,
-    })?;
-    Ok(Box::new(BufReader::new(file)))
+    };
+    let mut first = Vec::new();
+    let mut taken = (&mut input).take(qemu::MAGIC.len() as u64);
+    taken
+        .read_to_end(&mut first)
+        .map_err(|source| Error::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+    let is_qemu = first == qemu::MAGIC;
+    let whole = Cursor::new(first).chain(input);
+    let mut whole = BufReader::with_capacity(1 << 20, whole);
+    match is_qemu {
+        true => Ok(Box::new(Cursor::new(
+            qemu::extract(&mut whole).map_err(failed)?,
+        ))),
+        false => Ok(Box::new(whole)),
+    }
 }
 
 /// Writes a file, or standard output as `-`, by `write`. A file is made under

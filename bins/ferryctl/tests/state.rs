@@ -261,7 +261,7 @@ fn convert_leaves_no_half_written_file() {
             "state", "convert", "--format", "cbor", &good, &out
         ])),
         "ferryctl: the state format \"cbor\" is not built in here; built in: postcard, msgpack, \
-         postcard+zstd, msgpack+zstd\n"
+         postcard+zstd, msgpack+zstd, virtiofsd-v1, virtiofsd-v2\n"
     );
     let nowhere = dir.path().join("no/such/directory");
     let nowhere = nowhere.to_str().unwrap();
@@ -309,5 +309,224 @@ fn streams_come_and_go_through_pipes() {
     assert!(
         text.starts_with("valid: state version 1 as postcard+zstd, 6 inodes"),
         "{text}"
+    );
+}
+
+#[test]
+fn show_picks_records_by_id_and_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = put(dir.path(), "state", &bytes_of(&sample()));
+    let shown = |options: &[&str]| {
+        let args = [&["state", "show", &file], options].concat();
+        let text = ok(ferryctl(&args));
+        text.lines()
+            .map(|l| {
+                let value: serde_json::Value = serde_json::from_str(l).unwrap();
+                format!("{} {}", value["record"].as_str().unwrap(), value["id"])
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&["--inode", "3"]), ["inode 3", "handle 0"]);
+    assert_eq!(shown(&["--handle", "4"]), ["inode 2", "handle 4"]);
+    assert_eq!(
+        shown(&["--path", "/sub/caf\\xe9", "--inode", "8"]),
+        ["inode 3", "inode 8", "handle 0"]
+    );
+    assert_eq!(
+        shown(&["--path", "sub"]),
+        ["inode 2", "inode 3", "inode 5", "handle 0", "handle 4"]
+    );
+    assert_eq!(shown(&["--path", "su"]), [""; 0]);
+    let error = fails(ferryctl(&["state", "show", &file, "--path", "a/.."]));
+    assert_eq!(
+        error,
+        "ferryctl: --path: \"..\" is no name: it is a dot entry\n"
+    );
+
+    let text = ok(ferryctl(&["state", "show", "--table", &file]));
+    for line in [
+        "written by ferryfsd 0.1.0 as postcard, state version 1",
+        "session: guest speaks FUSE 7.41, INIT flags 0x47069c079, writes up to 1.0 MiB",
+        "mount 1: /srv/data",
+        "         3        1  file              /sub/caf\\xe9",
+        "         7      200  file              file handle on mount 1",
+        "         8        1  fifo              lost, errno 116",
+        "         0          3        0o102001       0o100002",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}\nnot in\n{text}");
+    }
+}
+
+#[test]
+fn diff_answers_by_exit_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = put(dir.path(), "a", &bytes_of(&sample()));
+    let b = dir.path().join("b");
+    let b = b.to_str().unwrap();
+    ok(ferryctl(&[
+        "state",
+        "convert",
+        "--format",
+        "msgpack+zstd",
+        &a,
+        b,
+    ]));
+    assert_eq!(ok(ferryctl(&["state", "diff", &a, b])), "");
+
+    let mut other = sample();
+    other.fs.inodes[1].lookups = 4;
+    let c = put(dir.path(), "c", &bytes_of(&other));
+    let output = ferryctl(&["state", "diff", &a, &c]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let signs: Vec<_> = text.lines().map(|l| &l[..2]).collect();
+    assert_eq!(signs, ["- ", "+ "]);
+    assert!(
+        text.contains("\"lookups\":3") && text.contains("\"lookups\":4"),
+        "{text}"
+    );
+
+    let output = ferryctl(&["state", "diff", &a, "/nonexistent/state"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn remap_moves_a_directory_and_keeps_the_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = sample();
+    state.fs.inodes.remove(4);
+    let file = put(dir.path(), "state", &bytes_of(&state));
+    let out = dir.path().join("out");
+    let out = out.to_str().unwrap();
+    ok(ferryctl(&["state", "remap", "sub=moved/here", &file, out]));
+    let text = ok(ferryctl(&[
+        "state",
+        "show",
+        "--path",
+        "moved/here",
+        "--table",
+        out,
+    ]));
+    assert!(text.contains("/moved/here/caf\\xe9\n"), "{text}");
+    ok(ferryctl(&["state", "remap", "moved/here=sub", out, out]));
+    let bytes = std::fs::read(out).unwrap();
+    assert_eq!(bytes.len(), bytes_of(&state).len());
+    assert_eq!(ok(ferryctl(&["state", "diff", &file, out])), "");
+    assert_eq!(
+        fails(ferryctl(&["state", "remap", "not/there=x", &file, out])),
+        format!("ferryctl: {file}: nothing in the state lies at or below the old place\n")
+    );
+    assert_eq!(std::fs::read(out).unwrap(), bytes);
+}
+
+/// A state that virtiofsd can say.
+fn sayable() -> State {
+    let mut state = sample();
+    let session = state.session.as_mut().unwrap();
+    session.flags = 1 << 34;
+    session.guest_minor = 38;
+    state.fs.inodes.truncate(2);
+    state.fs.inodes[0].lookups = 2;
+    state.fs.handles.remove(0);
+    state.fs.mounts.clear();
+    state
+}
+
+#[test]
+fn convert_speaks_virtiofsd_and_lists_what_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = put(dir.path(), "state", &bytes_of(&sayable()));
+    let out = dir.path().join("out");
+    let out = out.to_str().unwrap();
+    let output = ferryctl(&["state", "convert", "--format", "virtiofsd-v2", &file, out]);
+    assert!(output.status.success());
+    let losses = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<_> = losses.lines().collect();
+    assert_eq!(lines.len(), 2, "{losses}");
+    assert!(lines[0].starts_with("ferryctl: left out of virtiofsd-v2: supplementary groups: "));
+    assert!(lines[1].starts_with("ferryctl: left out of virtiofsd-v2: INIT's numbers"));
+    let expected = b"\x01\x02\x01\x03\x00\x00\x02\x03\x01\x01\x03sub\x00\x09\x01\x04\x02\x00\
+        \x80\x80\x08\x05\x00\x00\x00\x01\x00";
+    assert_eq!(std::fs::read(out).unwrap(), expected);
+    assert_eq!(
+        ok(ferryctl(&["state", "check", out])),
+        "valid: state version 1 as virtiofsd-v2, 2 inodes, 1 handles, 0 mounts, with a session\n"
+    );
+    // And back.
+    let back = dir.path().join("back");
+    let back = back.to_str().unwrap();
+    ok(ferryctl(&[
+        "state", "convert", "--format", "msgpack", out, back,
+    ]));
+    assert_eq!(ok(ferryctl(&["state", "diff", out, back])), "");
+
+    let bad = put(dir.path(), "bad", &bytes_of(&sample()));
+    let error = fails(ferryctl(&[
+        "state",
+        "convert",
+        "--format",
+        "virtiofsd-v1",
+        &bad,
+        out,
+    ]));
+    assert!(
+        error.contains("failed to write it as virtiofsd-v1: the guest's session uses"),
+        "{error}"
+    );
+    assert_eq!(std::fs::read(out).unwrap(), expected);
+}
+
+#[test]
+fn a_whole_migration_file_of_qemus_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dialect = Vec::new();
+    let writer = ferryfs_state::Registry::new()
+        .with_dialect(ferryfs_format_virtiofsd::VirtiofsdV2)
+        .writer("virtiofsd-v2")
+        .unwrap();
+    let info = WriterInfo::new("x", "1");
+    writer.write(&sayable(), &info, &mut dialect).unwrap();
+    let large = bytes_of(&large(100_000));
+    for (state, text) in [
+        (&large, "100000 inodes, 1000 handles"),
+        (&dialect, "as virtiofsd-v2, 2 inodes"),
+    ] {
+        let mut file = b"QEVM\x00\x00\x00\x03".to_vec();
+        file.extend(vec![0xa5; 3 << 20]);
+        file.extend(b"\x05\x15vhost-user-fs-backend\x00\x00\x00\x00");
+        for block in state.chunks(1 << 20) {
+            file.extend((block.len() as u32).to_be_bytes());
+            file.extend(block);
+        }
+        file.extend([0; 4]);
+        file.extend(b"\x7e and what else comes: {\"name\": \"vhost-user-fs-backend\"}");
+        let file = put(dir.path(), "vm", &file);
+        let shown = ok(ferryctl(&["state", "check", &file]));
+        assert!(shown.contains(text), "{shown}");
+    }
+    let file = put(dir.path(), "other", b"QEVM\x00\x00\x00\x03 no such device");
+    let error = fails(ferryctl(&["state", "check", &file]));
+    assert!(
+        error.starts_with(&format!(
+            "ferryctl: {file}: a migration stream of QEMU's without the state of a virtio-fs back-end"
+        )),
+        "{error}"
+    );
+}
+
+#[test]
+fn schema_prints_the_records_of_a_version() {
+    let text = ok(ferryctl(&["state", "schema"]));
+    assert!(
+        text.starts_with("state version 1\n\nSession (section 1, session)\n"),
+        "{text}"
+    );
+    assert_eq!(
+        ok(ferryctl(&["state", "schema", "--state-version", "1"])),
+        text
+    );
+    assert_eq!(
+        fails(ferryctl(&["state", "schema", "--state-version", "7"])),
+        "ferryctl: state version 7 is not known here; the newest is 1\n"
     );
 }

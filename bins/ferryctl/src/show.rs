@@ -1,0 +1,205 @@
+//! `ferryctl state show`: records as JSON lines or as a table, all or chosen ones.
+
+use std::io::{self, Write};
+
+use clap::Args;
+use ferryfs_state::{Handle, Header, Inode, Location, State};
+
+use crate::json;
+use crate::paths::{Components, Paths};
+
+/// Which records, and how.
+#[derive(Debug, Args)]
+pub struct Choice {
+    /// Only this inode and its handles; may be given again
+    #[arg(long, value_name = "ID")]
+    inode: Vec<u64>,
+    /// Only this handle and its inode; may be given again
+    #[arg(long, value_name = "ID")]
+    handle: Vec<u64>,
+    /// Only inodes at and below this path from the share's root, and their handles;
+    /// bytes that are not printable ASCII as \\xNN, as they are shown
+    #[arg(long, value_name = "PREFIX")]
+    path: Option<String>,
+    /// A table for people in place of JSON lines
+    #[arg(long)]
+    table: bool,
+}
+
+/// What of a state was chosen.
+struct Chosen<'s> {
+    /// Whether everything is: the session and the like are shown then.
+    all: bool,
+    inodes: Vec<&'s Inode>,
+    handles: Vec<&'s Handle>,
+    paths: Paths<'s>,
+}
+
+impl Choice {
+    /// The path that was asked for, as it was spelled.
+    pub fn prefix(&self) -> Option<&str> {
+        self.path.as_deref()
+    }
+
+    fn choose<'s>(&self, state: &'s State, prefix: Option<&Components>) -> Chosen<'s> {
+        let fs = &state.fs;
+        let paths = Paths::new(fs);
+        let all = self.inode.is_empty() && self.handle.is_empty() && prefix.is_none();
+        let below = |id| match prefix {
+            Some(prefix) => paths.of(id).is_some_and(|path| path.starts_with(prefix)),
+            None => false,
+        };
+        let by_inode = |id| self.inode.contains(&id) || below(id);
+        let handles: Vec<&Handle> = fs
+            .handles
+            .iter()
+            .filter(|h| all || self.handle.contains(&h.id) || by_inode(h.inode))
+            .collect();
+        let of_handles: Vec<u64> = fs
+            .handles
+            .iter()
+            .filter(|h| self.handle.contains(&h.id))
+            .map(|h| h.inode)
+            .collect();
+        let inodes = fs
+            .inodes
+            .iter()
+            .filter(|i| all || by_inode(i.id) || of_handles.contains(&i.id))
+            .collect();
+        Chosen {
+            all,
+            inodes,
+            handles,
+            paths,
+        }
+    }
+}
+
+/// Prints what was chosen.
+///
+/// # Errors
+/// The output's.
+pub fn run(
+    choice: &Choice,
+    prefix: Option<&Components>,
+    (header, state): &(Header, State),
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let chosen = choice.choose(state, prefix);
+    match choice.table {
+        true => table(&chosen, header, state, out),
+        false => lines(&chosen, header, state, out),
+    }
+}
+
+fn lines(
+    chosen: &Chosen<'_>,
+    header: &Header,
+    state: &State,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    if chosen.all {
+        writeln!(out, "{}", json::header(header))?;
+        if let Some(session) = &state.session {
+            writeln!(out, "{}", json::session(session))?;
+        }
+        writeln!(out, "{}", json::counters(&state.fs))?;
+        for mount in &state.fs.mounts {
+            writeln!(out, "{}", json::mount(mount))?;
+        }
+    }
+    for inode in &chosen.inodes {
+        writeln!(out, "{}", json::inode(inode))?;
+    }
+    for handle in &chosen.handles {
+        writeln!(out, "{}", json::handle(handle))?;
+    }
+    Ok(())
+}
+
+fn table(
+    chosen: &Chosen<'_>,
+    header: &Header,
+    state: &State,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    if chosen.all {
+        let (format, version) = (&header.format, header.state);
+        writeln!(
+            out,
+            "written by {} as {format}, state version {version}",
+            header.writer
+        )?;
+        match &state.session {
+            Some(s) => writeln!(
+                out,
+                "session: guest speaks FUSE 7.{}, INIT flags {:#x}, writes up to {}",
+                s.guest_minor,
+                s.flags,
+                size(s.max_write.into())
+            )?,
+            None => writeln!(out, "session: none")?,
+        }
+        for m in &state.fs.mounts {
+            let path = json::path(m.path.iter().map(|c| &c[..]));
+            writeln!(out, "mount {}: /{path}", m.id)?;
+        }
+        writeln!(out)?;
+    }
+    let (id, lookups, kind, place) = ("inode", "lookups", "type", "where");
+    writeln!(out, "{id:>10} {lookups:>8}  {kind:<16}  {place}")?;
+    for i in &chosen.inodes {
+        let place = match (&i.location, chosen.paths.of(i.id)) {
+            (_, Some(path)) => format!("/{}", json::path(path.iter().map(|c| &c[..]))),
+            (Location::Handle(h), _) => format!("file handle on mount {}", h.mount),
+            (Location::Lost { errno }, _) => format!("lost, errno {errno}"),
+            (location, None) => json::location(location).to_string(),
+        };
+        let (id, lookups, kind) = (i.id, i.lookups, json::kind(i.kind));
+        writeln!(out, "{id:>10} {lookups:>8}  {kind:<16}  {place}")?;
+    }
+    let (id, inode, guest, host) = ("handle", "inode", "guest's flags", "own flags");
+    writeln!(out, "\n{id:>10} {inode:>10}  {guest:>14} {host:>14}")?;
+    for h in &chosen.handles {
+        let (id, inode, guest, host) = (h.id, h.inode, h.guest_flags, h.host_flags);
+        writeln!(out, "{id:>10} {inode:>10}  {guest:>#14o} {host:>#14o}")?;
+    }
+    Ok(())
+}
+
+/// A length for people.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = UNITS[0];
+    for next in &UNITS[1..] {
+        if value < 1023.95 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, next);
+    }
+    format!("{value:.1} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_are_for_people() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (5 << 30, "5.0 GiB"),
+            (u64::MAX, "16777216.0 TiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}
