@@ -200,7 +200,6 @@ const FILES: &[c_long] = &[
     libc::SYS_splice,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
-    libc::SYS_sync_file_range,
     libc::SYS_syncfs,
     libc::SYS_flock,
 ];
@@ -230,11 +229,14 @@ const NAMES: &[c_long] = &[
     libc::SYS_readlink,
 ];
 
+/// One number for every processor, which not every version of libc knows.
+const FCHMODAT2: c_long = 452;
+
 /// Attributes: SETATTR and the four of extended attributes.
 const ATTRIBUTES: &[c_long] = &[
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
-    libc::SYS_fchmodat2,
+    FCHMODAT2,
     libc::SYS_fchown,
     libc::SYS_fchownat,
     libc::SYS_utimensat,
