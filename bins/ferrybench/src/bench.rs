@@ -179,8 +179,8 @@ struct Rig {
     // Holds the connection.
     _vm: Vm,
     lanes: Vec<(Lane, Box<dyn Program>)>,
-    _share: Scratch,
-    _run: Scratch,
+    share: Scratch,
+    run: Scratch,
 }
 
 impl Rig {
@@ -251,8 +251,8 @@ impl Rig {
             daemon,
             _vm: vm,
             lanes,
-            _share: share,
-            _run: run,
+            share,
+            run,
         })
     }
 
@@ -339,7 +339,7 @@ impl Rig {
 
     /// System calls per operation; none without strace.
     fn syscalls(&mut self, options: &Options) -> Result<Option<BTreeMap<String, f64>>, BenchError> {
-        let out = self._run.path().join("strace");
+        let out = self.run.path().join("strace");
         let Some(strace) = Strace::attach(self.daemon.pid(), &out)? else {
             return Ok(None);
         };
@@ -451,6 +451,17 @@ impl Entrant {
         None
     }
 
+    /// Has what is dirty written back, where a round would be slowed by it.
+    fn settle(&mut self, case: &Case) {
+        let Some(rig) = self.rig.as_ref().filter(|_| case.workload.writes()) else {
+            return;
+        };
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
+        let share = rustix::fs::open(rig.share.path(), flags, rustix::fs::Mode::empty());
+        // A file system that cannot be synced has nothing to write back.
+        let _ = share.and_then(rustix::fs::syncfs);
+    }
+
     fn round(&mut self, options: &Options) {
         if let Some(rig) = &mut self.rig {
             let ran = rig.run(options.goal, &options.pin);
@@ -505,25 +516,33 @@ pub fn run_case(
     let mut bare = None;
     if options.bare {
         let path = bare_dir.path().join("bare");
-        let mut made = BareLoop::new(case.workload, &path, case.uid, options.sizes)?;
+        let made = BareLoop::new(case.workload, &path, case.uid, options.sizes)?;
         pin_thread(&options.pin)?;
-        made.run(options.warmup)?;
         bare = Some((made, Vec::new()));
     }
     for round in 0..options.rounds {
-        for entrant in &mut entrants {
-            let rounds = options.rounds;
+        // Who comes first changes, as what one leaves to be written back is borne by
+        // the next.
+        let mut order: Vec<usize> = (0..entrants.len()).collect();
+        order.rotate_left(round % entrants.len().max(1));
+        for index in order {
+            let (entrant, rounds) = (&mut entrants[index], options.rounds);
             progress.at(|| {
                 let name = &entrant.report.daemon;
                 format!("{}: {name}, round {}/{rounds}", case.label(), round + 1)
             });
+            entrant.settle(case);
             entrant.round(options);
         }
-        if let Some((bare, rounds)) = &mut bare {
-            let goal = match options.goal {
-                Goal::Ops(n) => Goal::Ops(n),
-                Goal::Time(time) => Goal::Time(time / 4),
-            };
+    }
+    if let Some((bare, rounds)) = &mut bare {
+        progress.at(|| format!("{}: bare system calls", case.label()));
+        let goal = match options.goal {
+            Goal::Ops(n) => Goal::Ops(n),
+            Goal::Time(time) => Goal::Time(time / 4),
+        };
+        bare.run(options.warmup)?;
+        for _ in 0..options.rounds {
             rounds.push(bare.run(goal)?);
         }
     }

@@ -86,6 +86,15 @@ impl Workload {
         }
     }
 
+    /// Whether it leaves much to be written back.
+    pub fn writes(self) -> bool {
+        use Workload::{Create, Fsync, Mkdir, SmallFiles, Write1m, Write4k};
+        matches!(
+            self,
+            Write4k | Write1m | Fsync | SmallFiles | Create | Mkdir
+        )
+    }
+
     /// Makes its files in `place.dir` and gets ready.
     ///
     /// # Errors
