@@ -215,11 +215,14 @@ mod tests {
     use super::*;
     use crate::v1;
 
+    /// Names and types.
+    type Found = Vec<(String, String)>;
+
     /// Records by name: fields, or variants with fields.
     #[derive(Default)]
     struct Trace {
-        structs: BTreeMap<String, Vec<(String, String)>>,
-        variants: BTreeMap<String, BTreeMap<usize, (String, Vec<(String, String)>)>>,
+        structs: BTreeMap<String, Found>,
+        variants: BTreeMap<String, BTreeMap<usize, (String, Found)>>,
         /// Which variant enumerations are to be.
         variant: usize,
     }
@@ -334,7 +337,7 @@ mod tests {
         trace: Shared<'t>,
         names: std::slice::Iter<'static, &'static str>,
         name: &'static str,
-        found: &'t RefCell<Vec<(String, String)>>,
+        found: &'t RefCell<Found>,
     }
 
     impl<'de> MapAccess<'de> for Fields<'_> {
@@ -362,7 +365,7 @@ mod tests {
     struct Chosen<'t> {
         trace: Shared<'t>,
         index: usize,
-        found: &'t RefCell<Vec<(String, String)>>,
+        found: &'t RefCell<Found>,
     }
 
     impl<'de> EnumAccess<'de> for Chosen<'_> {
@@ -410,7 +413,7 @@ mod tests {
         T::deserialize(Source { trace, ty: &ty }).unwrap();
     }
 
-    fn own(fields: &[Field]) -> Vec<(String, String)> {
+    fn own(fields: &[Field]) -> Found {
         let pair = |f: &Field| (f.name.to_owned(), f.ty.to_owned());
         fields.iter().map(pair).collect()
     }
