@@ -73,7 +73,11 @@ impl Passthrough {
     ) -> FsResult<T> {
         match handle {
             Some(handle) => f(self.handles.find_any(handle, node)?.fd()?),
-            None => f(self.inode(node)?.fd()?.as_fd()),
+            None => {
+                let inode = self.inode(node)?;
+                let fd = self.kept_fds.get(&inode)?;
+                f(fd.as_fd())
+            }
         }
     }
 
@@ -161,7 +165,7 @@ impl Passthrough {
     pub(super) fn do_access(&self, ctx: &Context<'_>, node: NodeId, mask: u32) -> FsResult<()> {
         let mask = mask & (libc::R_OK | libc::W_OK | libc::X_OK) as u32;
         let inode = self.inode(node)?;
-        let attr = self.attr(&sys::statx(inode.fd()?.as_fd())?, 0);
+        let attr = self.attr(&sys::statx(self.kept_fds.get(&inode)?.as_fd())?, 0);
         let mode = attr.mode;
         if ctx.uid == 0 {
             // Root may do all but run what nobody may.
@@ -193,7 +197,7 @@ impl Passthrough {
 
     pub(super) fn do_statfs(&self, node: NodeId) -> FsResult<Kstatfs> {
         let inode = self.inode(node)?;
-        let st = rustix::fs::fstatvfs(inode.fd()?)?;
+        let st = rustix::fs::fstatvfs(self.kept_fds.get(&inode)?)?;
         Ok(Kstatfs {
             blocks: st.f_blocks,
             bfree: st.f_bfree,

@@ -104,7 +104,7 @@ impl Passthrough {
         make: impl FnOnce(BorrowedFd<'_>) -> FsResult<()>,
     ) -> FsResult<Entry> {
         let parent = self.inode(parent)?;
-        let dir = self.dir_fds.get(&parent)?;
+        let dir = self.kept_fds.get(&parent)?;
         let _hold = self.names.hold_change(parent.id(), name.as_bytes());
         {
             let _acting = self.acting(ctx, mode)?;
@@ -169,8 +169,8 @@ impl Passthrough {
     ) -> FsResult<Entry> {
         let inode = self.inode(node)?;
         let parent = self.inode(new_parent)?;
-        let fd = inode.fd()?;
-        let dir = self.dir_fds.get(&parent)?;
+        let fd = self.kept_fds.get(&inode)?;
+        let dir = self.kept_fds.get(&parent)?;
         let _hold = self.names.hold_change(parent.id(), new_name.as_bytes());
         sys::link(
             self.proc_self_fd(),
@@ -189,7 +189,7 @@ impl Passthrough {
 
     pub(super) fn do_unlink(&self, parent: NodeId, name: &Name, flags: AtFlags) -> FsResult<()> {
         let parent = self.inode(parent)?;
-        let dir = self.dir_fds.get(&parent)?;
+        let dir = self.kept_fds.get(&parent)?;
         let _hold = self.names.hold_change(parent.id(), name.as_bytes());
         let doomed = self.doomed(&parent, name);
         rustix::fs::unlinkat(dir, name.as_c_str(), flags)?;
@@ -225,7 +225,7 @@ impl Passthrough {
     ) -> FsResult<()> {
         let from = self.inode(parent)?;
         let to = self.inode(new_parent)?;
-        let (from_dir, to_dir) = (self.dir_fds.get(&from)?, self.dir_fds.get(&to)?);
+        let (from_dir, to_dir) = (self.kept_fds.get(&from)?, self.kept_fds.get(&to)?);
         let _hold = self
             .names
             .hold_changes((from.id(), name.as_bytes()), (to.id(), new_name.as_bytes()));
@@ -282,7 +282,7 @@ impl Passthrough {
         let mode = self.new_mode(mode & 0o7777, umask);
         let host_flags = self.effective_flags(flags, self.session_flags());
         let parent = self.inode(parent)?;
-        let dir = self.dir_fds.get(&parent)?;
+        let dir = self.kept_fds.get(&parent)?;
         let _hold = self.names.hold_change(parent.id(), name.as_bytes());
         for _ in 0..CREATE_TRIES {
             match self.create_new(ctx, dir.as_fd(), name, host_flags as i32, &mode) {
@@ -374,7 +374,7 @@ impl Passthrough {
         let mode = self.new_mode(mode & 0o7777, umask);
         let host_flags = self.effective_flags(flags, self.session_flags());
         let parent = self.inode(parent)?;
-        let dir = self.dir_fds.get(&parent)?;
+        let dir = self.kept_fds.get(&parent)?;
         // With O_EXCL it can never be linked to a name.
         let once = libc::O_TMPFILE | (flags as i32 & libc::O_EXCL);
         let file = {
@@ -398,7 +398,8 @@ impl Passthrough {
         if inode.kind() != libc::S_IFLNK {
             return Err(Errno::EINVAL);
         }
-        let target = rustix::fs::readlinkat(inode.fd()?, c"", Vec::with_capacity(256))?;
+        let target =
+            rustix::fs::readlinkat(self.kept_fds.get(&inode)?, c"", Vec::with_capacity(256))?;
         Ok(target.into_bytes())
     }
 }

@@ -150,7 +150,7 @@ impl Passthrough {
     /// LOOKUP.
     pub(super) fn do_lookup(&self, parent: NodeId, name: &Name) -> FsResult<Entry> {
         let parent = self.inode(parent)?;
-        let dir = self.dir_fds.get(&parent)?;
+        let dir = self.kept_fds.get(&parent)?;
         let _hold = self.names.hold(parent.id(), name.as_bytes());
         self.lookup_in(&parent, dir.as_fd(), name)
     }

@@ -19,11 +19,11 @@ mod creds;
 mod crossing;
 mod data;
 mod dir;
-mod dir_fds;
 pub mod handle;
 pub mod handle_bytes;
 pub mod ids;
 pub mod inode;
+mod kept_fds;
 mod label;
 mod lookup;
 pub mod names;
@@ -85,7 +85,7 @@ pub struct Passthrough {
     // The root's mount stays known while nothing but the root is.
     #[allow(dead_code)]
     root_mount: Option<Arc<MountRef>>,
-    dir_fds: dir_fds::DirFds,
+    kept_fds: kept_fds::KeptFds,
     // Whether inodes are held by handle where their mount allows it.
     use_handles: bool,
     precopy: crossing::Precopy,
@@ -158,7 +158,7 @@ impl Passthrough {
             .and_then(xattr::remapped_capability);
         Ok(Passthrough {
             capability,
-            dir_fds: dir_fds::DirFds::new(),
+            kept_fds: kept_fds::KeptFds::new(),
             use_handles: root_mount.is_some(),
             root_mount,
             inodes: Arc::new(Inodes::new(root)),

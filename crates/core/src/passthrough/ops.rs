@@ -175,7 +175,7 @@ impl FileSystem for Passthrough {
 
     fn adopt_session(&self, flags: u64) {
         // A restored state follows: what an earlier guest worked in is done with.
-        self.dir_fds.clear();
+        self.kept_fds.clear();
         self.session.store(flags, Ordering::Relaxed);
     }
 
@@ -183,7 +183,7 @@ impl FileSystem for Passthrough {
         self.handles.clear();
         self.inodes.clear();
         self.names.clear();
-        self.dir_fds.clear();
+        self.kept_fds.clear();
         self.session.store(0, Ordering::Relaxed);
     }
 
@@ -194,7 +194,7 @@ impl FileSystem for Passthrough {
     fn forget(&self, node: NodeId, count: u64) {
         self.names.forget(&self.inodes, node, count);
         if self.use_handles && self.inodes.get(node).is_none() {
-            self.dir_fds.forget(node);
+            self.kept_fds.forget(node);
         }
     }
 

@@ -86,7 +86,7 @@ impl Passthrough {
             return Err(Errno::ENOSYS);
         }
         let inode = self.inode(node)?;
-        let fd = inode.fd()?;
+        let fd = self.kept_fds.get(&inode)?;
         sys::own_fs(self.proc_self_fd())?;
         call(sys::FdName::new(fd.as_fd().as_raw_fd()).as_c_str())
     }
@@ -186,7 +186,7 @@ impl Passthrough {
         })?;
         // The kernel leaves it where the daemon itself is in the file's group.
         let inode = self.inode(node)?;
-        let fd = inode.fd()?;
+        let fd = self.kept_fds.get(&inode)?;
         let mode = u32::from(sys::statx(fd.as_fd())?.stx_mode) & 0o7777;
         if mode & libc::S_ISGID != 0 {
             sys::chmod(self.proc_self_fd(), fd.as_fd(), mode & !libc::S_ISGID)?;

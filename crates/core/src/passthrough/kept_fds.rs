@@ -1,0 +1,109 @@
+//! Descriptors of the objects last worked with, where inodes are held by handle:
+//! opening one by handle costs more than what is then done with it.
+//!
+//! A few slots, one object each. A descriptor is let go of when another object
+//! needs its slot, or when the guest forgets the object: it keeps the mount busy,
+//! and the space of a removed file taken.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::inode::{Inode, InodeFd, Place};
+use crate::errno::FsResult;
+use crate::types::NodeId;
+
+/// Directories kept open: those in which names are looked up, made and removed.
+const DIRECTORIES: usize = 64;
+
+/// The most other objects kept open, and which part of the process' descriptors
+/// they may take.
+const OBJECTS: u64 = 1024;
+const SHARE_OF_LIMIT: u64 = 16;
+
+// Known by the inode itself and not by its number, which means another directory
+// after a crossing. The weak reference keeps its address from being used again.
+type Kept = Option<(Weak<Inode>, Arc<OwnedFd>)>;
+type Slot = Mutex<Kept>;
+
+/// See the module's text.
+pub(super) struct KeptFds {
+    directories: Box<[Slot]>,
+    others: Box<[Slot]>,
+}
+
+fn slots(count: usize) -> Box<[Slot]> {
+    (0..count).map(|_| Slot::default()).collect()
+}
+
+impl KeptFds {
+    pub(super) fn new() -> KeptFds {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let others = limit.map_or(OBJECTS, |limit| (limit / SHARE_OF_LIMIT).clamp(1, OBJECTS));
+        KeptFds {
+            directories: slots(DIRECTORIES),
+            others: slots(others as usize),
+        }
+    }
+
+    /// Directories and other objects do not take each other's slots: a listing
+    /// that looks at a thousand files goes on in the one directory.
+    fn slot_in(slots: &[Slot], node: NodeId) -> MutexGuard<'_, Kept> {
+        slots[node.0 as usize % slots.len()]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self, inode: &Inode) -> MutexGuard<'_, Kept> {
+        let slots = match inode.is_dir() {
+            true => &self.directories,
+            false => &self.others,
+        };
+        KeptFds::slot_in(slots, inode.id())
+    }
+
+    /// An `O_PATH` descriptor of an object that is about to be worked with. As
+    /// [`Inode::fd`] otherwise.
+    pub(super) fn get<'a>(&self, inode: &'a Arc<Inode>) -> FsResult<InodeFd<'a>> {
+        if !matches!(inode.place(), Place::Handle { .. }) {
+            return inode.fd();
+        }
+        if let Some((kept, fd)) = &*self.slot(inode) {
+            if std::ptr::eq(kept.as_ptr(), Arc::as_ptr(inode)) {
+                return Ok(InodeFd::Shared(fd.clone()));
+            }
+        }
+        let fd = match inode.fd()? {
+            InodeFd::Owned(fd) => Arc::new(fd),
+            other => return Ok(other),
+        };
+        let kept = (Arc::downgrade(inode), fd.clone());
+        let old = self.slot(inode).replace(kept);
+        // Closed here, not under the lock.
+        drop(old);
+        Ok(InodeFd::Shared(fd))
+    }
+
+    /// Lets go of the object that `node` was: the guest has forgotten it.
+    pub(super) fn forget(&self, node: NodeId) {
+        for slots in [&self.directories, &self.others] {
+            let old = {
+                let mut slot = KeptFds::slot_in(slots, node);
+                match &*slot {
+                    Some((kept, _)) if kept.upgrade().is_none_or(|kept| kept.id() == node) => {
+                        slot.take()
+                    }
+                    _ => None,
+                }
+            };
+            drop(old);
+        }
+    }
+
+    /// Lets go of all.
+    pub(super) fn clear(&self) {
+        for slot in self.directories.iter().chain(&self.others) {
+            let old = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+            drop(old);
+        }
+    }
+}
