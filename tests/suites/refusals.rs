@@ -378,6 +378,9 @@ fn the_same_connection_takes_another_state() {
     frontend
         .load_state(&mut stopped.state.as_slice())
         .expect("load");
+    eventually("all refusals are logged", || {
+        outcomes(&destination).len() >= 6
+    });
     assert_eq!(outcomes(&destination).len(), 6, "{}", destination.stderr());
 }
 

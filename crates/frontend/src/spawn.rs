@@ -278,6 +278,8 @@ impl Daemon {
         let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.try_wait()? {
+                // Who waits for the end wants to know all that was said before it.
+                self.final_stderr();
                 return Ok(status);
             }
             if Instant::now() >= deadline {
