@@ -58,7 +58,8 @@ pub(super) fn plan(fs: &Passthrough, state: FsState, session_flags: u64) -> Resu
         errors: Vec::new(),
     };
     planner.open_mounts(&state.mounts);
-    planner.find_inodes(&state.inodes);
+    let open = state.handles.iter().map(|handle| handle.inode).collect();
+    planner.find_inodes(&state.inodes, &open);
     let handles = planner.open_handles(&state.handles, session_flags);
     handles.set_next(state.next_handle);
     planner.judge()?;
@@ -164,7 +165,9 @@ impl Planner<'_> {
 
     /// From the root down, so that each directory is there before what lies in it
     /// and is opened once.
-    fn find_inodes(&mut self, records: &[InodeRecord]) {
+    fn find_inodes(&mut self, records: &[InodeRecord], open: &HashSet<u64>) {
+        let mut gone = Vec::new();
+        let mut by_handle = 0u64;
         let mut children: Vec<(u64, &InodeRecord)> = Vec::with_capacity(records.len());
         let mut ready = VecDeque::from([NodeId::ROOT]);
         for record in records {
@@ -174,7 +177,11 @@ impl Planner<'_> {
                 Location::Root => {}
                 Location::Handle(handle) => {
                     let found = self.find_by_handle(handle, record.kind);
-                    if let Some((inode, _)) = self.take(record, found, "its file handle") {
+                    if matches!(found, Err(Errno::ESTALE)) && !open.contains(&record.id) {
+                        gone.push(record);
+                        self.insert(record, lost(record.kind, Errno::ESTALE));
+                    } else if let Some((inode, _)) = self.take(record, found, "its file handle") {
+                        by_handle += 1;
                         self.confine(&inode);
                     }
                     ready.push_back(NodeId(record.id));
@@ -186,6 +193,7 @@ impl Planner<'_> {
                 }
             }
         }
+        self.judge_gone(&gone, by_handle);
         children.sort_unstable_by_key(|(parent, record)| (*parent, record.id));
         while let Some(directory) = ready.pop_front() {
             let from = children.partition_point(|(parent, _)| *parent < directory.0);
@@ -208,6 +216,26 @@ impl Planner<'_> {
                     ready.push_back(NodeId(record.id));
                 }
             }
+        }
+    }
+
+    /// What was removed, and is not open: nothing holds it any more. The source
+    /// would answer the guest with the same error, so it is no loss. Where nothing
+    /// at all is found, though, this is another file system.
+    fn judge_gone(&mut self, gone: &[&InodeRecord], found: u64) {
+        if found > 0 {
+            if !gone.is_empty() {
+                log::info!("{} inodes have been removed and are not open", gone.len());
+            }
+            return;
+        }
+        for record in gone {
+            self.errors.push(format!(
+                "inode {} ({}): failed to find its file handle: {}",
+                record.id,
+                kind_name(record.kind),
+                Errno::ESTALE
+            ));
         }
     }
 

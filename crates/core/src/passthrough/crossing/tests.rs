@@ -581,3 +581,43 @@ fn file_handles_that_lead_out_of_the_share_are_refused() {
         assert!(ino(&target, deep.node).is_ok());
     }
 }
+
+#[test]
+fn what_is_removed_and_not_open_stops_no_crossing_by_file_handle() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = MigrationMode::FileHandles;
+    for held in [InodeFileHandles::Never, InodeFileHandles::Prefer] {
+        for n in ["stays", "unlinked", "by others"] {
+            fs::write(dir.path().join(n), n).unwrap();
+        }
+        fs::create_dir(dir.path().join("dir")).unwrap();
+        let source = daemon(dir.path(), mode, held);
+        let flags = mount(&source);
+        let stays = walk(&source, &[b"stays"]);
+        let gone: Vec<Entry> = [&b"unlinked"[..], b"by others", b"dir"]
+            .iter()
+            .map(|n| walk(&source, &[n]))
+            .collect();
+        let (unlinked, directory) = (c(b"unlinked"), c(b"dir"));
+        let name = Name::new(&unlinked).unwrap();
+        source.unlink(&CTX, NodeId::ROOT, name).unwrap();
+        let name = Name::new(&directory).unwrap();
+        source.rmdir(&CTX, NodeId::ROOT, name).unwrap();
+        fs::remove_file(dir.path().join("by others")).unwrap();
+        let state = collect(&source);
+        // As for a snapshot: nothing keeps them alive any more.
+        drop(source);
+        let target = daemon(dir.path(), mode, held);
+        assert_eq!(restore(&target, state.clone(), flags).unwrap(), 0);
+        assert!(ino(&target, stays.node).is_ok());
+        for entry in &gone {
+            assert_eq!(ino(&target, entry.node).unwrap_err(), Errno::ESTALE);
+        }
+        // Nothing of it found: not the file system that the guest knows.
+        drop(target);
+        fs::remove_file(dir.path().join("stays")).unwrap();
+        let target = daemon(dir.path(), mode, held);
+        let error = restore(&target, state, flags).unwrap_err();
+        assert!(error.contains("--shared-dir"), "{error}");
+    }
+}
