@@ -65,14 +65,20 @@ pub struct ServerConfig {
 }
 
 impl Default for ServerConfig {
-    /// 1 MiB in 256 pages; background requests bounded by the queues alone.
+    /// 1 MiB in 256 pages, and 96 background requests.
+    ///
+    /// Background requests (RELEASE, read-ahead, write-back) are the only ones of
+    /// which one process can have any number under way, and 96 of them leave room
+    /// in the smallest queue that VMMs set up, of 128. Linux since 6.6 can lose
+    /// track of a request that finds the queue full just as the device empties it:
+    /// it is then never sent, and its process waits forever.
     fn default() -> Self {
         ServerConfig {
             max_write: 1 << 20,
             max_pages: 256,
-            max_background: u16::MAX,
+            max_background: 96,
             // Three quarters, the proportion of Linux' own defaults.
-            congestion_threshold: u16::MAX / 4 * 3,
+            congestion_threshold: 72,
             crossing: None,
         }
     }

@@ -26,10 +26,7 @@ fn a_current_guest_gets_all_that_both_sides_have() {
     assert_eq!((out.major, out.minor), (7, 45));
     assert_eq!(out.max_readahead, 0x20000);
     assert_eq!((out.max_write, out.max_pages), (1 << 20, 256));
-    assert_eq!(
-        (out.max_background, out.congestion_threshold),
-        (65535, 49149)
-    );
+    assert_eq!((out.max_background, out.congestion_threshold), (96, 72));
     assert_eq!((out.time_gran, out.map_alignment), (1, 0));
     // The mock wishes everything; what no dispatcher code is behind is kept back.
     assert_eq!(flags(&out), POSSIBLE);
@@ -50,8 +47,8 @@ fn a_current_guest_gets_all_that_both_sides_have() {
             max_write: 1 << 20,
             max_pages: 256,
             max_readahead: 0x20000,
-            max_background: 65535,
-            congestion_threshold: 49149,
+            max_background: 96,
+            congestion_threshold: 72,
             time_gran: 1,
         })
     );
