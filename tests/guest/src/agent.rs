@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferry_guest::{Expectation, MOUNT, READY, TAG};
+use ferry_guest::{fixture, Expectation, MOUNT, READY, TAG};
 
 use crate::checks::{self, Live};
 use crate::sys::{self, At, Failure, Result};
@@ -19,6 +20,9 @@ use crate::sys::{self, At, Failure, Result};
 /// A command that has taken so long does not come back: the console is told
 /// where everything waits.
 const STUCK: Duration = Duration::from_secs(40);
+
+/// Threads that work at once when the guest is to be busy.
+const CHURNERS: usize = 8;
 
 #[derive(Default)]
 struct Agent {
@@ -101,10 +105,41 @@ impl Agent {
                 self.live.clear();
                 sys::unmount(MOUNT).map(|()| String::new())
             }
+            "churn" => churn().map(|()| String::new()),
             "sh" => shell(arg),
             _ => Err(Failure::new(format!("no command {command:?}"))),
         }
     }
+}
+
+/// Looks up and opens all that the fixture has, and closes it at once, in many
+/// threads: as much traffic in a queue as a guest of one processor brings about.
+fn churn() -> Result<()> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..CHURNERS)
+            .map(|first| scope.spawn(move || churn_part(first)))
+            .collect();
+        threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(Failure::new("panicked")))
+        })
+    })
+}
+
+fn churn_part(first: usize) -> Result<()> {
+    let dir = Path::new(MOUNT).join(fixture::DIR);
+    for n in (first..fixture::ENTRIES).step_by(CHURNERS) {
+        let path = dir.join("entries").join(fixture::entry_name(n));
+        std::fs::symlink_metadata(&path).at(path.display())?;
+    }
+    let mut files = Vec::new();
+    for n in (first..fixture::OPEN_FILES).step_by(CHURNERS) {
+        let path = dir.join("open").join(fixture::open_name(n));
+        files.push(File::open(&path).at(path.display())?);
+    }
+    drop(files);
+    Ok(())
 }
 
 fn shell(script: &str) -> Result<String> {

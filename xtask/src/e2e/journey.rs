@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::daemon::{Daemon, Kind, Program, Setup};
 use super::qmp::Migration;
+use super::rings;
 use super::scenario::{known_failure, Journey, Mode, Scenario};
 use super::share::Share;
 use super::vm::{file_uri, socket_uri, Machine, Start, Vm, CRAWL, FULL_SPEED};
@@ -22,6 +23,7 @@ const END: Duration = Duration::from_secs(30);
 /// What has been sent when a migration is cancelled, in bytes.
 const MIDST: u64 = 3 << 20;
 const HOPS: usize = 5;
+const REMOUNTS: usize = 5;
 /// How often a daemon must refuse in a row.
 const REFUSALS: usize = 2;
 
@@ -65,6 +67,21 @@ impl Living {
             self.vm.process().log_tail()
         )
     }
+
+    /// What is known of a guest that does not go on: where its requests are, and
+    /// what its kernel has to say.
+    fn state(&mut self) -> String {
+        let rings = match rings::of(&mut self.vm.qmp) {
+            Ok(rings) => rings.iter().map(|ring| format!("{ring}\n")).collect(),
+            Err(e) => format!("{e}\n"),
+        };
+        let console = std::fs::read(self.vm.console()).unwrap_or_default();
+        format!(
+            "{}\n--- the virtqueues\n{rings}--- the guest's console\n{}",
+            self.said(),
+            crate::command::tail(&String::from_utf8_lossy(&console), 60)
+        )
+    }
 }
 
 /// A run that has begun.
@@ -103,7 +120,7 @@ impl Journeying<'_> {
         let done = self.live(&mut living);
         match done {
             Ok(()) => Self::end(living),
-            Err(e) => Err(Fail::new(format!("{e}\n{}", living.said()))),
+            Err(e) => Err(Fail::new(format!("{e}\n{}", living.state()))),
         }
     }
 
@@ -120,6 +137,11 @@ impl Journeying<'_> {
             Journey::Refused => {
                 self.refused(living)?;
                 self.hop(living)?;
+            }
+            Journey::Remounts => {
+                self.hop(living)?;
+                self.finish(living)?;
+                return Self::remounts(living);
             }
         }
         self.finish(living)
@@ -254,6 +276,22 @@ impl Journeying<'_> {
             }
         }
         living.vm.agent.call("unmount").map(drop)
+    }
+
+    /// Mounts, fills the guest's caches and unmounts, over and over: each time
+    /// thousands of RELEASEs and FORGETs are under way at once.
+    fn remounts(living: &mut Living) -> Result<()> {
+        step(format_args!("mount, work and unmount {REMOUNTS} times"));
+        for n in 1..=REMOUNTS {
+            for command in ["mount", "churn", "unmount"] {
+                living
+                    .vm
+                    .agent
+                    .call(command)
+                    .map_err(|e| Fail::new(format!("mount {n}: {e}")))?;
+            }
+        }
+        Ok(())
     }
 
     fn end(living: Living) -> Result<()> {

@@ -13,6 +13,7 @@ mod journey;
 mod lines;
 mod process;
 mod qmp;
+mod rings;
 mod scenario;
 mod share;
 mod vm;

@@ -47,6 +47,9 @@ pub enum Journey {
     Refused,
     /// To another daemon, with writes collected by the guest.
     Writeback,
+    /// To another daemon, where it mounts and unmounts over and over, with all that
+    /// a mount can know.
+    Remounts,
 }
 
 /// One guest's life.
@@ -67,7 +70,7 @@ const MSGPACK: &str = "msgpack";
 const POSTCARD_ZSTD: &str = "postcard+zstd";
 const MSGPACK_ZSTD: &str = "msgpack+zstd";
 
-const JOURNEYS: [(&str, Journey, &[&str]); 6] = [
+const JOURNEYS: [(&str, Journey, &[&str]); 7] = [
     ("hop", Journey::Hop, &[POSTCARD]),
     (
         "five-hops",
@@ -78,6 +81,7 @@ const JOURNEYS: [(&str, Journey, &[&str]); 6] = [
     ("snapshot", Journey::Snapshot, &[MSGPACK_ZSTD]),
     ("refused", Journey::Refused, &[MSGPACK]),
     ("writeback", Journey::Writeback, &[POSTCARD]),
+    ("remounts", Journey::Remounts, &[POSTCARD]),
 ];
 
 /// Every scenario.

@@ -1,7 +1,7 @@
 //! A virtual machine: QEMU with a memory that the daemon can map, a virtio-fs
 //! device, a console and a port for the agent.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,6 +16,12 @@ use crate::setup::Tools;
 
 /// As much as kernel, agent and page cache need; all of it may be sent.
 const MEMORY: &str = "320M";
+/// One, translated as one of several. For a machine that can have no more than one
+/// QEMU's emulator makes plain additions of locked ones, and with them goes the
+/// memory barrier between the driver's wish for an interrupt (`used_event`) and its
+/// last look at the used ring. The device on its other core then completes a request
+/// unseen and untold, and the guest waits forever; so it is with kicks.
+const PROCESSORS: &str = "1,maxcpus=2";
 const END: Duration = Duration::from_secs(30);
 /// Full speed of a migration, in bytes per second: not a limit in practice.
 pub const FULL_SPEED: u64 = 10 << 30;
@@ -29,6 +35,7 @@ pub struct Vm {
     /// The agent in it.
     pub agent: Agent,
     process: Process,
+    console: PathBuf,
 }
 
 /// What the VM is to begin with.
@@ -62,6 +69,7 @@ impl Vm {
     ) -> Result<Self> {
         let socket = |kind: &str| machine.sockets.join(format!("{name}.{kind}"));
         let (monitor, port) = (socket("qmp"), socket("agent"));
+        let console = machine.logs.join(format!("{name}.console"));
         let mut command = Command::new(machine.tools.qemu);
         command
             .args([
@@ -72,7 +80,8 @@ impl Vm {
                 "none",
                 "-no-user-config",
             ])
-            .args(["-no-reboot", "-cpu", "max", "-smp", "1", "-m", MEMORY])
+            .args(["-no-reboot", "-cpu", "max", "-smp", PROCESSORS])
+            .args(["-m", MEMORY])
             .args(["-accel", "tcg,thread=multi"])
             .args(["-machine", "q35,memory-backend=mem"])
             .arg("-object")
@@ -89,10 +98,7 @@ impl Vm {
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .arg("-serial")
-            .arg(format!(
-                "file:{}",
-                machine.logs.join(format!("{name}.console")).display()
-            ))
+            .arg(format!("file:{}", console.display()))
             .arg("-serial")
             .arg(format!("unix:{},server=on,wait=off", port.display()))
             .arg("-kernel")
@@ -126,12 +132,18 @@ impl Vm {
             qmp,
             agent,
             process,
+            console,
         })
     }
 
     /// Its process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// What its kernel has said, in a file.
+    pub fn console(&self) -> &Path {
+        &self.console
     }
 
     /// Listens for a migration at `uri`.
