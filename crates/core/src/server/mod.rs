@@ -69,9 +69,9 @@ impl Default for ServerConfig {
     ///
     /// Background requests (RELEASE, read-ahead, write-back) are the only ones of
     /// which one process can have any number under way, and 96 of them leave room
-    /// in the smallest queue that VMMs set up, of 128. Recent Linux guests (a hang was
-    /// met with 6.12) can lose track of a request that finds the queue full just as
-    /// the device empties it: it is then never sent, and its process waits forever.
+    /// in the smallest queue that VMMs set up, of 128. By its source Linux 6.12 can
+    /// lose track of a request that finds the queue full just as the device empties
+    /// it: it is then never sent, and its process waits forever.
     fn default() -> Self {
         ServerConfig {
             max_write: 1 << 20,
