@@ -2,27 +2,41 @@
 
 use std::io::{self, Write};
 
-use ferryfs_state::State;
+use ferryfs_state::{LockKind, LockOrder, State};
 use serde_json::Value;
 
 use crate::json;
 
-/// Records of one kind by their ids, ascending.
-type Records<'s> = Box<dyn Iterator<Item = (u64, Value)> + 's>;
+/// What records are matched by: an id, or all that locks are ordered by.
+type Key = LockOrder;
 
-fn kinds(state: &State) -> [Records<'_>; 5] {
+/// Records of one kind by their keys, ascending.
+type Records<'s> = Box<dyn Iterator<Item = (Key, Value)> + 's>;
+
+fn id(id: u64) -> Key {
+    (id, LockKind::Posix, 0, 0)
+}
+
+fn kinds(state: &State) -> [Records<'_>; 8] {
     let fs = &state.fs;
+    let mounts = fs.mounts.iter();
+    let file_systems = fs.file_systems.iter();
+    let identities = fs.identities.iter();
     [
-        Box::new(state.session.iter().map(|s| (0, json::session(s)))),
-        Box::new(std::iter::once((0, json::counters(fs)))),
-        Box::new(fs.mounts.iter().map(|m| (m.id.into(), json::mount(m)))),
-        Box::new(fs.inodes.iter().map(|i| (i.id, json::inode(i)))),
-        Box::new(fs.handles.iter().map(|h| (h.id, json::handle(h)))),
+        Box::new(state.session.iter().map(|s| (id(0), json::session(s)))),
+        Box::new(std::iter::once((id(0), json::counters(fs)))),
+        Box::new(mounts.map(|m| (id(m.id.into()), json::mount(m)))),
+        Box::new(fs.inodes.iter().map(|i| (id(i.id), json::inode(i)))),
+        Box::new(fs.handles.iter().map(|h| (id(h.id), json::handle(h)))),
+        Box::new(file_systems.map(|f| (id(f.id.into()), json::file_system(f)))),
+        Box::new(identities.map(|i| (id(i.inode), json::identity(i)))),
+        Box::new(fs.locks.iter().map(|l| (l.order(), json::lock(l)))),
     ]
 }
 
 /// Prints what only `a` has after `-`, what only `b` has after `+`; records of one
-/// id that differ are both printed. Answers how many ids differ. How a state was
+/// id that differ are both printed (locks: of one inode, kind, owner and first byte).
+/// Answers how many differ. How a state was
 /// written (format, writer) is no difference.
 ///
 /// # Errors
@@ -56,7 +70,7 @@ pub fn run(a: &State, b: &State, out: &mut dyn Write) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferryfs_state::testing::sample;
+    use ferryfs_state::testing::{sample, sample_v2};
 
     fn lines(a: &State, b: &State) -> (u64, Vec<String>) {
         let mut out = Vec::new();
@@ -89,5 +103,33 @@ mod tests {
             let value: Value = serde_json::from_str(&line[2..]).unwrap();
             assert_eq!((&line[..1], value["record"].as_str()), (sign, Some(record)));
         }
+    }
+
+    #[test]
+    fn locks_and_identities_are_records_too() {
+        let a = sample_v2();
+        let mut b = a.clone();
+        b.fs.locks[1].write = false;
+        b.fs.locks.pop();
+        b.fs.identities.remove(0);
+        b.fs.file_systems[1].device = 50;
+        let (n, lines) = lines(&a, &b);
+        assert_eq!(n, 4);
+        let told = |line: &str| {
+            let value: Value = serde_json::from_str(&line[2..]).unwrap();
+            format!("{} {}", &line[..1], value["record"].as_str().unwrap())
+        };
+        let told: Vec<_> = lines.iter().map(|l| told(l)).collect();
+        assert_eq!(
+            told,
+            [
+                "- file-system",
+                "+ file-system",
+                "- identity",
+                "- lock",
+                "+ lock",
+                "- lock"
+            ]
+        );
     }
 }

@@ -2,7 +2,10 @@
 //! what is not printable ASCII is escaped as `\xNN` (and a backslash as `\\`), so
 //! that every name has one spelling and no name can fake another or the terminal.
 
-use ferryfs_state::{FsState, Handle, Header, Inode, Location, Mount, Session};
+use ferryfs_state::{
+    FileSystem, FsState, Handle, Header, Identity, Inode, Location, Lock, LockKind, Mark, Mount,
+    Session,
+};
 use serde_json::{json, Value};
 
 fn name(bytes: &[u8]) -> String {
@@ -114,6 +117,45 @@ pub fn handle(h: &Handle) -> Value {
         "kind": if h.directory { "directory" } else { "file" },
         "guest_flags": format!("{:#o}", h.guest_flags),
         "host_flags": format!("{:#o}", h.host_flags),
+    })
+}
+
+/// A file system.
+pub fn file_system(f: &FileSystem) -> Value {
+    json!({
+        "record": "file-system", "id": f.id, "magic": format!("{:#x}", f.magic),
+        "fsid": format!("{:#018x}", f.fsid), "device": format!("{:#x}", f.device),
+        "boot": hex(&f.boot),
+    })
+}
+
+/// The identity of an inode.
+pub fn identity(i: &Identity) -> Value {
+    let mark = match &i.mark {
+        Mark::Handle { kind, bytes } => {
+            json!({"by": "file-handle", "type": kind, "bytes": hex(bytes)})
+        }
+        Mark::Numbers { ino, born } => json!({"by": "numbers", "ino": ino, "born": born}),
+    };
+    json!({
+        "record": "identity", "inode": i.inode, "file_system": i.file_system, "mark": mark,
+    })
+}
+
+/// Whose rules a lock follows.
+pub fn lock_kind(kind: LockKind) -> &'static str {
+    match kind {
+        LockKind::Posix => "posix",
+        LockKind::Flock => "flock",
+    }
+}
+
+/// A lock.
+pub fn lock(l: &Lock) -> Value {
+    json!({
+        "record": "lock", "inode": l.inode, "handle": l.handle,
+        "owner": format!("{:#018x}", l.owner), "kind": lock_kind(l.kind), "write": l.write,
+        "start": l.start, "end": l.end, "pid": l.pid,
     })
 }
 

@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 
 use clap::Args;
-use ferryfs_state::{Handle, Header, Inode, Location, State};
+use ferryfs_state::validate::LOCK_END;
+use ferryfs_state::{Handle, Header, Identity, Inode, Location, Lock, State};
 
 use crate::json;
 use crate::paths::{Components, Paths};
@@ -11,13 +12,13 @@ use crate::paths::{Components, Paths};
 /// Which records, and how.
 #[derive(Debug, Args)]
 pub struct Choice {
-    /// Only this inode and its handles; may be given again
+    /// Only this inode, with its identity, handles and locks; may be given again
     #[arg(long, value_name = "ID")]
     inode: Vec<u64>,
     /// Only this handle and its inode; may be given again
     #[arg(long, value_name = "ID")]
     handle: Vec<u64>,
-    /// Only inodes at and below this path from the share's root, and their handles;
+    /// Only inodes at and below this path from the share's root, and what belongs to them;
     /// bytes that are not printable ASCII as \\xNN, as they are shown
     #[arg(long, value_name = "PREFIX")]
     path: Option<String>,
@@ -32,6 +33,8 @@ struct Chosen<'s> {
     all: bool,
     inodes: Vec<&'s Inode>,
     handles: Vec<&'s Handle>,
+    identities: Vec<&'s Identity>,
+    locks: Vec<&'s Lock>,
     paths: Paths<'s>,
 }
 
@@ -61,15 +64,13 @@ impl Choice {
             .filter(|h| self.handle.contains(&h.id))
             .map(|h| h.inode)
             .collect();
-        let inodes = fs
-            .inodes
-            .iter()
-            .filter(|i| all || by_inode(i.id) || of_handles.contains(&i.id))
-            .collect();
+        let chosen = |id| all || by_inode(id) || of_handles.contains(&id);
         Chosen {
             all,
-            inodes,
+            inodes: fs.inodes.iter().filter(|i| chosen(i.id)).collect(),
             handles,
+            identities: fs.identities.iter().filter(|i| chosen(i.inode)).collect(),
+            locks: fs.locks.iter().filter(|l| chosen(l.inode)).collect(),
             paths,
         }
     }
@@ -113,6 +114,17 @@ fn lines(
     }
     for handle in &chosen.handles {
         writeln!(out, "{}", json::handle(handle))?;
+    }
+    if chosen.all {
+        for file_system in &state.fs.file_systems {
+            writeln!(out, "{}", json::file_system(file_system))?;
+        }
+    }
+    for identity in &chosen.identities {
+        writeln!(out, "{}", json::identity(identity))?;
+    }
+    for lock in &chosen.locks {
+        writeln!(out, "{}", json::lock(lock))?;
     }
     Ok(())
 }
@@ -163,6 +175,30 @@ fn table(
     for h in &chosen.handles {
         let (id, inode, guest, host) = (h.id, h.inode, h.guest_flags, h.host_flags);
         writeln!(out, "{id:>10} {inode:>10}  {guest:>#14o} {host:>#14o}")?;
+    }
+    if !chosen.locks.is_empty() {
+        locks(&chosen.locks, out)?;
+    }
+    Ok(())
+}
+
+fn locks(locks: &[&Lock], out: &mut dyn Write) -> io::Result<()> {
+    let (inode, kind, mode, owner, bytes) = ("inode", "lock", "mode", "owner", "bytes");
+    writeln!(
+        out,
+        "\n{inode:>10}  {kind:<5}  {mode:<5}  {owner:>18}  {bytes}"
+    )?;
+    for l in locks {
+        let (inode, kind, owner, start) = (l.inode, json::lock_kind(l.kind), l.owner, l.start);
+        let mode = if l.write { "write" } else { "read" };
+        let end = match l.end {
+            LOCK_END => "the end".to_owned(),
+            end => end.to_string(),
+        };
+        writeln!(
+            out,
+            "{inode:>10}  {kind:<5}  {mode:<5}  {owner:>#18x}  {start} to {end}"
+        )?;
     }
     Ok(())
 }

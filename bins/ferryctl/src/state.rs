@@ -24,7 +24,7 @@ pub enum Command {
         file: PathBuf,
     },
     /// Print records as JSON lines: header, session, counters, mounts, inodes,
-    /// handles
+    /// handles, file systems, identities, locks
     Show {
         /// The stream; "-" is standard input
         file: PathBuf,

@@ -94,7 +94,7 @@ fn inspect_needs_no_format_and_takes_a_newer_state() {
         fails(ferryctl(&["state", "check", &file])),
         format!(
             "ferryctl: {file}: written as state version 9 by ferryfsd 0.1.0; this reader knows \
-             up to 1: use ferryfsd 0.1.0 or newer here, or write with --state-version 1 there\n"
+             up to 2: use ferryfsd 0.1.0 or newer here, or write with --state-version 2 there\n"
         )
     );
 }

@@ -9,14 +9,15 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
+use crate::convert::WriteOptions;
 use crate::envelope::{Header, WriterInfo};
 use crate::error::StateError;
 use crate::format::{Format, Registry};
 use crate::limits::Limits;
 use crate::model::State;
 use crate::validate::validate;
-use crate::version::{ContainerVersion, StateVersion};
-use crate::writer::write_state;
+use crate::version::ContainerVersion;
+use crate::writer::write_state_with;
 
 /// Why a stream is not of a dialect, or a state cannot be said in it.
 #[derive(Debug, thiserror::Error)]
@@ -117,17 +118,31 @@ impl StateWriter {
     /// out: nothing where the stream is our own.
     ///
     /// # Errors
-    /// As [`write_state`]; [`StateError::Dialect`].
+    /// As [`write_state`](crate::write_state); [`StateError::Dialect`].
     pub fn write(
         &self,
         state: &State,
         writer: &WriterInfo,
         out: &mut dyn Write,
     ) -> Result<(u64, Losses), StateError> {
+        self.write_with(state, writer, &WriteOptions::default(), out)
+    }
+
+    /// [`StateWriter::write`] for readers that `options` describe. A dialect knows
+    /// nothing of our state versions.
+    ///
+    /// # Errors
+    /// As [`StateWriter::write`]; [`StateError::Downgrade`].
+    pub fn write_with(
+        &self,
+        state: &State,
+        writer: &WriterInfo,
+        options: &WriteOptions,
+        out: &mut dyn Write,
+    ) -> Result<(u64, Losses), StateError> {
         match self {
             StateWriter::Format(format) => {
-                let bytes = write_state(state, format.as_ref(), writer, out)?;
-                Ok((bytes, Losses::default()))
+                write_state_with(state, format.as_ref(), writer, options, out)
             }
             StateWriter::Dialect(dialect) => {
                 validate(state, &Limits::default()).map_err(StateError::Unwritable)?;
@@ -163,7 +178,7 @@ pub(crate) fn read_dialect(
     validate(&state, limits).map_err(StateError::Inconsistent)?;
     let header = Header {
         container: ContainerVersion::CURRENT,
-        state: StateVersion::CURRENT,
+        state: state.needs(),
         flags: 0,
         format: dialect.name().to_owned(),
         writer: dialect.writer(),

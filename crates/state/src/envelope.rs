@@ -264,7 +264,7 @@ impl FrameHeader {
 /// Appends one frame to `out`: header, what `payload` appends, checksum.
 pub(crate) fn append_frame<E>(
     out: &mut Vec<u8>,
-    section: SectionId,
+    (section, version): (SectionId, SectionVersion),
     records: u32,
     payload: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
 ) -> Result<Result<(), u64>, E> {
@@ -277,8 +277,11 @@ pub(crate) fn append_frame<E>(
     };
     let header = FrameHeader {
         section,
-        version: SectionVersion::CURRENT,
-        flags: FRAME_CRITICAL,
+        version,
+        flags: match section.is_critical() {
+            true => FRAME_CRITICAL,
+            false => 0,
+        },
         records,
         length,
     };

@@ -6,7 +6,7 @@ use crate::dialect::DialectError;
 use crate::format::CodecError;
 use crate::section::SectionId;
 use crate::validate::Invalid;
-use crate::version::VersionIncompatible;
+use crate::version::{StateVersion, VersionIncompatible};
 
 /// A place in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +103,45 @@ pub enum StateError {
         found: u64,
         /// What is allowed.
         limit: u64,
+    },
+
+    /// A state that an older state version has no place for.
+    #[error(
+        "the state cannot be written as state version {to}: {what}; that takes version {needs}, \
+         which {} read: write it without --state-version, or wait until there is nothing of it \
+         left", needs.readers()
+    )]
+    Downgrade {
+        /// The version that was asked for.
+        to: StateVersion,
+        /// The lowest that has a place for it.
+        needs: StateVersion,
+        /// What it is.
+        what: String,
+    },
+
+    /// A state version to write that is not known here.
+    #[error(
+        "state version {version} is not known here; this release writes {} to {}",
+        StateVersion::OLDEST,
+        StateVersion::CURRENT
+    )]
+    NoSuchVersion {
+        /// The version that was asked for.
+        version: StateVersion,
+    },
+
+    /// A section that the stream's state version does not have.
+    #[error(
+        "section {section} came with state version {since}; this stream is of version {state}"
+    )]
+    SectionBeyond {
+        /// What was to be written.
+        section: SectionId,
+        /// The version that it came with.
+        since: StateVersion,
+        /// The stream's.
+        state: StateVersion,
     },
 
     /// A newer (or impossible) version.

@@ -109,6 +109,9 @@ impl<C: Codec> Format for C {
             FrameRef::Mounts(mounts) => self.encode(mounts, out),
             FrameRef::Inodes(inodes) => self.encode(inodes, out),
             FrameRef::Handles(handles) => self.encode(handles, out),
+            FrameRef::FileSystems(file_systems) => self.encode(file_systems, out),
+            FrameRef::Identities(identities) => self.encode(identities, out),
+            FrameRef::Locks(locks) => self.encode(locks, out),
         }
     }
 
@@ -120,14 +123,20 @@ impl<C: Codec> Format for C {
                 spec.max_plain
             )));
         }
-        // A later state version adds arms here: it decodes the frozen struct of the
-        // version in `spec` and converts it upwards.
+        // Sections that a state version adds have arms of their own here. One whose
+        // records change gets a second arm, which decodes the frozen struct of the
+        // older version and takes it up step by step.
         Ok(match (spec.section, spec.version.0) {
             (SectionId::SESSION, 1) => Frame::Session(self.decode(payload)?),
             (SectionId::COUNTERS, 1) => Frame::Counters(self.decode(payload)?),
             (SectionId::MOUNTS, 1) => Frame::Mounts(self.decode::<Records<_>>(payload)?.0),
             (SectionId::INODES, 1) => Frame::Inodes(self.decode::<Records<_>>(payload)?.0),
             (SectionId::HANDLES, 1) => Frame::Handles(self.decode::<Records<_>>(payload)?.0),
+            (SectionId::FILE_SYSTEMS, 1) => {
+                Frame::FileSystems(self.decode::<Records<_>>(payload)?.0)
+            }
+            (SectionId::IDENTITIES, 1) => Frame::Identities(self.decode::<Records<_>>(payload)?.0),
+            (SectionId::LOCKS, 1) => Frame::Locks(self.decode::<Records<_>>(payload)?.0),
             (section, version) => {
                 return Err(CodecError::new(format!(
                     "no schema for section {section} in version {version}"

@@ -1,7 +1,8 @@
 //! The ferryfs state model: what a daemon must know to go on where another one
 //! stopped, and how that becomes a stream of bytes that any later release reads.
 //!
-//! - [`model`]: the records, under their current names; [`v1`] has them frozen.
+//! - [`model`]: the records, under their current names; [`v1`] and [`v2`] have them
+//!   frozen as each state version has them.
 //! - [`Format`]: how records become bytes. Formats are crates of their own, put
 //!   together in a [`Registry`]; most implement [`Codec`]. A [`Dialect`] is another
 //!   daemon's whole stream.
@@ -13,6 +14,7 @@
 //! The bytes are described in docs/state-format.md.
 
 mod bounded;
+mod convert;
 mod dialect;
 pub mod envelope;
 mod error;
@@ -25,11 +27,13 @@ mod section;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod v1;
+pub mod v2;
 pub mod validate;
 mod version;
 mod writer;
 
 pub use bounded::{MAX_COMPONENTS, MAX_RECORDS_PER_FRAME};
+pub use convert::{WriteOptions, FORCE_VARIABLE};
 pub use dialect::{Dialect, DialectError, Losses, StateWriter};
 pub use envelope::{FrameHeader, Header, Totals, WriterInfo};
 pub use error::{error_line, At, StateError};
@@ -39,5 +43,7 @@ pub use model::*;
 pub use reader::{read_header, read_state, EnvelopeReader, RawFrame, StreamReader};
 pub use section::{frames, Frame, FrameRef, Record, SectionId, RECORDS_PER_FRAME};
 pub use validate::{check_links, Invalid};
-pub use version::{ContainerVersion, SectionVersion, StateVersion, VersionIncompatible};
-pub use writer::{write_state, EncodedFrame, StreamWriter, Written};
+pub use version::{
+    ContainerVersion, Release, SectionVersion, StateVersion, VersionIncompatible, RELEASES,
+};
+pub use writer::{write_state, write_state_with, EncodedFrame, StreamWriter, Written};

@@ -10,16 +10,19 @@ pub struct Limits {
     /// Length of one frame's payload in bytes, as it is in the stream and also once
     /// it is no longer compressed.
     pub frame_bytes: u32,
-    /// Number of mounts.
+    /// Number of mounts, and of file systems.
     pub mounts: u64,
     /// Number of inodes.
     pub inodes: u64,
     /// Number of handles.
     pub handles: u64,
+    /// Number of locks.
+    pub locks: u64,
 }
 
 impl Default for Limits {
-    /// 8 GiB, 64 MiB a frame, 65,536 mounts, 100 million inodes, 16 million handles.
+    /// 8 GiB, 64 MiB a frame, 65,536 mounts, 100 million inodes, 16 million handles,
+    /// 16 million locks.
     fn default() -> Self {
         Limits {
             stream_bytes: 8 << 30,
@@ -27,6 +30,7 @@ impl Default for Limits {
             mounts: 1 << 16,
             inodes: 100_000_000,
             handles: 1 << 24,
+            locks: 1 << 24,
         }
     }
 }

@@ -1,7 +1,10 @@
 //! The current state model. Its structs are those of the newest frozen version
-//! ([`v1`](crate::v1)), under names without a version.
+//! ([`v2`](crate::v2)), under names without a version.
 
-pub use crate::v1::{Counters, FileHandle, Handle, Inode, Location, Mount, Session};
+pub use crate::v2::{
+    Counters, FileHandle, FileSystem, Handle, Identity, Inode, Location, Lock, LockKind, Mark,
+    Mount, Session,
+};
 
 /// A file system's whole state, without the session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +19,13 @@ pub struct FsState {
     pub inodes: Vec<Inode>,
     /// Handles, by ascending id.
     pub handles: Vec<Handle>,
+    /// File systems that identities refer to, by ascending id.
+    pub file_systems: Vec<FileSystem>,
+    /// Which objects inodes were at the source, as far as it says, by ascending
+    /// inode.
+    pub identities: Vec<Identity>,
+    /// The guest's locks, in the order of [`Lock::order`].
+    pub locks: Vec<Lock>,
 }
 
 /// Everything a stream carries.
@@ -34,5 +44,15 @@ impl FsState {
             next_inode: self.next_inode,
             next_handle: self.next_handle,
         }
+    }
+}
+
+/// What locks are ordered by: inode, kind, owner, first byte.
+pub type LockOrder = (u64, LockKind, u64, u64);
+
+impl Lock {
+    /// Locks stand in ascending order of this.
+    pub fn order(&self) -> LockOrder {
+        (self.inode, self.kind, self.owner, self.start)
     }
 }

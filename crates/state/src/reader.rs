@@ -201,7 +201,8 @@ impl<R: Read> EnvelopeReader<R> {
 
         self.crc = crc32c::crc32c_append(self.crc, &head);
         if header.section == SectionId::END {
-            if header.version != SectionVersion::CURRENT
+            // Its shape belongs to the container's version.
+            if header.version != SectionVersion(1)
                 || header.records != 0
                 || payload.len() != END_PAYLOAD
             {
@@ -303,6 +304,7 @@ pub struct StreamReader<R> {
     format: Arc<dyn Format>,
     checker: Checker,
     last: Option<SectionId>,
+    skipped: Option<SectionId>,
     counters_seen: bool,
 }
 
@@ -331,6 +333,7 @@ impl<R: Read> StreamReader<R> {
             format,
             checker: Checker::new(limits),
             last: None,
+            skipped: None,
             counters_seen: false,
         })
     }
@@ -354,6 +357,7 @@ impl<R: Read> StreamReader<R> {
     pub fn next_frame(&mut self) -> Result<Option<Frame>, StateError> {
         let max_plain = self.envelope.limits.frame_bytes as usize;
         let writer = self.envelope.header.writer.clone();
+        let state = self.envelope.header.state;
         loop {
             let Some(raw) = self.envelope.next_frame()? else {
                 if !self.counters_seen {
@@ -372,22 +376,28 @@ impl<R: Read> StreamReader<R> {
                 section: Some(section),
                 offset: raw.offset,
             };
-            if section.name().is_none() {
+            let (Some(newest), Some(since)) = (section.newest(), section.since()) else {
                 if raw.header.is_critical() {
                     return Err(StateError::UnknownSection { at, writer });
                 }
-                log::warn!(
-                    "state stream: skipped optional {at}, {} bytes, written by {writer}; \
-                     what it holds is lost here",
-                    raw.payload.len()
-                );
+                // Once for a section, however many frames it has.
+                if self.skipped.replace(section) != Some(section) {
+                    log::warn!(
+                        "state stream: skipped optional {at}, written by {writer}; what it \
+                         holds is lost here"
+                    );
+                }
                 continue;
+            };
+            let malformed = |what: String| StateError::Malformed { at, what };
+            if section.is_critical() && since > state {
+                return Err(malformed(format!(
+                    "it came with state version {since}, and the header claims version {state}"
+                )));
             }
             raw.header
                 .version
-                .check_readable_by(SectionVersion::CURRENT, section, &writer)?;
-
-            let malformed = |what: String| StateError::Malformed { at, what };
+                .check_readable_by(newest, section, &writer)?;
             let single = matches!(section, SectionId::SESSION | SectionId::COUNTERS);
             match self.last {
                 Some(after) if section < after || (single && section == after) => {
@@ -469,6 +479,9 @@ pub fn read_state(
             Frame::Mounts(mounts) => state.fs.mounts.extend(mounts),
             Frame::Inodes(inodes) => state.fs.inodes.extend(inodes),
             Frame::Handles(handles) => state.fs.handles.extend(handles),
+            Frame::FileSystems(file_systems) => state.fs.file_systems.extend(file_systems),
+            Frame::Identities(identities) => state.fs.identities.extend(identities),
+            Frame::Locks(locks) => state.fs.locks.extend(locks),
         }
     }
     check_links(&state).map_err(StateError::Inconsistent)?;

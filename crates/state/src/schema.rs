@@ -12,8 +12,8 @@ use crate::version::StateVersion;
 pub struct Field {
     /// Its name, which formats with names write; empty for a variant's only value.
     pub name: &'static str,
-    /// Its type: an integer, `bool`, `bytes`, a record's name, or one of these in
-    /// brackets for a sequence.
+    /// Its type: an integer, `bool`, `bytes`, a record's name, one of these in
+    /// brackets for a sequence, or with a question mark where it may be absent.
     pub ty: &'static str,
 }
 
@@ -67,97 +67,188 @@ const fn record(name: &'static str, section: SectionId, fields: &'static [Field]
     }
 }
 
-/// State version 1.
-const V1: &[RecordSchema] = &[
-    record(
-        "Session",
-        SectionId::SESSION,
-        &[
-            field("guest_minor", "u32"),
-            field("minor", "u32"),
-            field("offered_flags", "u64"),
-            field("flags", "u64"),
-            field("max_write", "u32"),
-            field("max_pages", "u16"),
-            field("max_readahead", "u32"),
-            field("max_background", "u16"),
-            field("congestion_threshold", "u16"),
-            field("time_gran", "u32"),
-        ],
-    ),
-    record(
-        "Counters",
-        SectionId::COUNTERS,
-        &[field("next_inode", "u64"), field("next_handle", "u64")],
-    ),
-    record(
-        "Mount",
-        SectionId::MOUNTS,
-        &[field("id", "u32"), field("path", "[bytes]")],
-    ),
-    record(
-        "Inode",
-        SectionId::INODES,
-        &[
-            field("id", "u64"),
-            field("lookups", "u64"),
-            field("kind", "u32"),
-            field("location", "Location"),
-        ],
-    ),
-    record(
-        "Handle",
-        SectionId::HANDLES,
-        &[
-            field("id", "u64"),
-            field("inode", "u64"),
-            field("directory", "bool"),
-            field("guest_flags", "u32"),
-            field("host_flags", "u32"),
-        ],
-    ),
+const fn variants(name: &'static str, variants: &'static [Variant]) -> RecordSchema {
     RecordSchema {
-        name: "Location",
+        name,
         section: None,
-        shape: Shape::Variants(&[
-            Variant {
-                name: "Root",
-                fields: &[],
-            },
-            Variant {
-                name: "Child",
-                fields: &[field("parent", "u64"), field("name", "bytes")],
-            },
-            Variant {
-                name: "Path",
-                fields: &[field("from", "u64"), field("components", "[bytes]")],
-            },
-            Variant {
-                name: "Handle",
-                fields: &[field("", "FileHandle")],
-            },
-            Variant {
-                name: "Lost",
-                fields: &[field("errno", "i32")],
-            },
-        ]),
-    },
-    RecordSchema {
-        name: "FileHandle",
-        section: None,
-        shape: Shape::Fields(&[
-            field("mount", "u32"),
-            field("kind", "i32"),
-            field("bytes", "bytes"),
-        ]),
-    },
-];
+        shape: Shape::Variants(variants),
+    }
+}
+
+const SESSION: RecordSchema = record(
+    "Session",
+    SectionId::SESSION,
+    &[
+        field("guest_minor", "u32"),
+        field("minor", "u32"),
+        field("offered_flags", "u64"),
+        field("flags", "u64"),
+        field("max_write", "u32"),
+        field("max_pages", "u16"),
+        field("max_readahead", "u32"),
+        field("max_background", "u16"),
+        field("congestion_threshold", "u16"),
+        field("time_gran", "u32"),
+    ],
+);
+const COUNTERS: RecordSchema = record(
+    "Counters",
+    SectionId::COUNTERS,
+    &[field("next_inode", "u64"), field("next_handle", "u64")],
+);
+const MOUNT: RecordSchema = record(
+    "Mount",
+    SectionId::MOUNTS,
+    &[field("id", "u32"), field("path", "[bytes]")],
+);
+const INODE: RecordSchema = record(
+    "Inode",
+    SectionId::INODES,
+    &[
+        field("id", "u64"),
+        field("lookups", "u64"),
+        field("kind", "u32"),
+        field("location", "Location"),
+    ],
+);
+const HANDLE: RecordSchema = record(
+    "Handle",
+    SectionId::HANDLES,
+    &[
+        field("id", "u64"),
+        field("inode", "u64"),
+        field("directory", "bool"),
+        field("guest_flags", "u32"),
+        field("host_flags", "u32"),
+    ],
+);
+const LOCATION: RecordSchema = variants(
+    "Location",
+    &[
+        Variant {
+            name: "Root",
+            fields: &[],
+        },
+        Variant {
+            name: "Child",
+            fields: &[field("parent", "u64"), field("name", "bytes")],
+        },
+        Variant {
+            name: "Path",
+            fields: &[field("from", "u64"), field("components", "[bytes]")],
+        },
+        Variant {
+            name: "Handle",
+            fields: &[field("", "FileHandle")],
+        },
+        Variant {
+            name: "Lost",
+            fields: &[field("errno", "i32")],
+        },
+    ],
+);
+const FILE_HANDLE: RecordSchema = RecordSchema {
+    name: "FileHandle",
+    section: None,
+    shape: Shape::Fields(&[
+        field("mount", "u32"),
+        field("kind", "i32"),
+        field("bytes", "bytes"),
+    ]),
+};
+const FILE_SYSTEM: RecordSchema = record(
+    "FileSystem",
+    SectionId::FILE_SYSTEMS,
+    &[
+        field("id", "u32"),
+        field("magic", "u64"),
+        field("fsid", "u64"),
+        field("device", "u64"),
+        field("boot", "bytes"),
+    ],
+);
+const IDENTITY: RecordSchema = record(
+    "Identity",
+    SectionId::IDENTITIES,
+    &[
+        field("inode", "u64"),
+        field("file_system", "u32"),
+        field("mark", "Mark"),
+    ],
+);
+const LOCK: RecordSchema = record(
+    "Lock",
+    SectionId::LOCKS,
+    &[
+        field("handle", "u64?"),
+        field("inode", "u64"),
+        field("owner", "u64"),
+        field("kind", "LockKind"),
+        field("write", "bool"),
+        field("start", "u64"),
+        field("end", "u64"),
+        field("pid", "u32"),
+    ],
+);
+const MARK: RecordSchema = variants(
+    "Mark",
+    &[
+        Variant {
+            name: "Handle",
+            fields: &[field("kind", "i32"), field("bytes", "bytes")],
+        },
+        Variant {
+            name: "Numbers",
+            fields: &[field("ino", "u64"), field("born", "i64?")],
+        },
+    ],
+);
+const LOCK_KIND: RecordSchema = variants(
+    "LockKind",
+    &[
+        Variant {
+            name: "Posix",
+            fields: &[],
+        },
+        Variant {
+            name: "Flock",
+            fields: &[],
+        },
+    ],
+);
 
 /// Every state version that is known here, oldest first.
-pub const SCHEMAS: &[Schema] = &[Schema {
-    version: StateVersion(1),
-    records: V1,
-}];
+pub const SCHEMAS: &[Schema] = &[
+    Schema {
+        version: StateVersion(1),
+        records: &[
+            SESSION,
+            COUNTERS,
+            MOUNT,
+            INODE,
+            HANDLE,
+            LOCATION,
+            FILE_HANDLE,
+        ],
+    },
+    Schema {
+        version: StateVersion(2),
+        records: &[
+            SESSION,
+            COUNTERS,
+            MOUNT,
+            INODE,
+            HANDLE,
+            FILE_SYSTEM,
+            IDENTITY,
+            LOCK,
+            LOCATION,
+            FILE_HANDLE,
+            MARK,
+            LOCK_KIND,
+        ],
+    },
+];
 
 fn write_fields(f: &mut fmt::Formatter<'_>, indent: &str, fields: &[Field]) -> fmt::Result {
     for Field { name, ty } in fields {
@@ -213,7 +304,7 @@ mod tests {
     use serde::{forward_to_deserialize_any, Deserialize};
 
     use super::*;
-    use crate::v1;
+    use crate::{v1, v2};
 
     /// Names and types.
     type Found = Vec<(String, String)>;
@@ -251,6 +342,7 @@ mod tests {
             deserialize_u32 visit_u32 0, "u32";
             deserialize_u64 visit_u64 0, "u64";
             deserialize_i32 visit_i32 0, "i32";
+            deserialize_i64 visit_i64 0, "i64";
             deserialize_bool visit_bool false, "bool";
             deserialize_byte_buf visit_bytes &[], "bytes";
         }
@@ -258,6 +350,15 @@ mod tests {
             Err(serde::de::Error::custom(
                 "a type that the schema has no word for",
             ))
+        }
+        fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            let some = RefCell::new(String::new());
+            let value = visitor.visit_some(Source {
+                trace: self.trace,
+                ty: &some,
+            })?;
+            *self.ty.borrow_mut() = format!("{}?", some.borrow());
+            Ok(value)
         }
         fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
             let element = RefCell::new(String::new());
@@ -294,7 +395,7 @@ mod tests {
             visitor: V,
         ) -> Result<V::Value, Error> {
             name.clone_into(&mut self.ty.borrow_mut());
-            let index = self.trace.borrow().variant;
+            let index = self.trace.borrow().variant.min(variants.len() - 1);
             let found = RefCell::new(Vec::new());
             let value = visitor.visit_enum(Chosen {
                 trace: self.trace,
@@ -307,7 +408,7 @@ mod tests {
             Ok(value)
         }
         forward_to_deserialize_any! {
-            i8 i16 i64 i128 u8 u128 f32 f64 char str string bytes option unit unit_struct
+            i8 i16 i128 u8 u128 f32 f64 char str string bytes unit unit_struct
             newtype_struct tuple tuple_struct map identifier ignored_any
         }
     }
@@ -418,19 +519,15 @@ mod tests {
         fields.iter().map(pair).collect()
     }
 
-    #[test]
-    fn the_table_is_what_serde_makes_of_the_structs() {
+    /// Compares the table of one version with what `records` trace.
+    fn compare(schema: &Schema, records: impl Fn(Shared<'_>), variants: usize) {
         let traced = RefCell::new(Trace::default());
-        trace::<v1::Session>(&traced);
-        trace::<v1::Counters>(&traced);
-        trace::<v1::Mount>(&traced);
-        trace::<v1::Handle>(&traced);
-        for variant in 0..5 {
+        for variant in 0..variants {
             traced.borrow_mut().variant = variant;
-            trace::<v1::Inode>(&traced);
+            records(&traced);
         }
         let mut traced = traced.into_inner();
-        for record in SCHEMAS[0].records {
+        for record in schema.records {
             match record.shape {
                 Shape::Fields(fields) => {
                     assert_eq!(traced.structs.remove(record.name), Some(own(fields)));
@@ -449,10 +546,52 @@ mod tests {
     }
 
     #[test]
+    fn the_tables_are_what_serde_makes_of_the_structs() {
+        let of_1 = |traced: Shared<'_>| {
+            trace::<v1::Session>(traced);
+            trace::<v1::Counters>(traced);
+            trace::<v1::Mount>(traced);
+            trace::<v1::Handle>(traced);
+            trace::<v1::Inode>(traced);
+        };
+        compare(&SCHEMAS[0], of_1, 5);
+        let of_2 = |traced: Shared<'_>| {
+            trace::<v2::Session>(traced);
+            trace::<v2::Counters>(traced);
+            trace::<v2::Mount>(traced);
+            trace::<v2::Handle>(traced);
+            trace::<v2::Inode>(traced);
+            trace::<v2::FileSystem>(traced);
+            trace::<v2::Identity>(traced);
+            trace::<v2::Lock>(traced);
+        };
+        compare(&SCHEMAS[1], of_2, 5);
+    }
+
+    /// The dumps are beside the golden streams, and change as little.
+    #[test]
+    fn what_is_dumped_of_a_released_version_does_not_change() {
+        for schema in SCHEMAS {
+            let path = format!(
+                "{}/goldens/v{}/schema.txt",
+                env!("CARGO_MANIFEST_DIR"),
+                schema.version
+            );
+            if std::env::var_os("FERRYFS_MAKE_GOLDENS").is_some() {
+                std::fs::write(&path, schema.to_string()).unwrap();
+            }
+            let golden = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(schema.to_string(), golden, "{path}");
+        }
+    }
+
+    #[test]
     fn the_newest_version_is_the_current_one() {
         let versions: Vec<_> = SCHEMAS.iter().map(|s| s.version).collect();
         assert_eq!(versions.last(), Some(&StateVersion::CURRENT));
         assert!(versions.is_sorted());
+        let released: Vec<_> = crate::RELEASES.iter().map(|r| r.state).collect();
+        assert_eq!(versions, released, "each version came with a release");
         let text = SCHEMAS[0].to_string();
         assert!(text
             .starts_with("state version 1\n\nSession (section 1, session)\n  guest_minor: u32\n"));
@@ -460,5 +599,6 @@ mod tests {
             text.contains("\n  3 Handle: FileHandle\n  4 Lost\n      errno: i32\n"),
             "{text}"
         );
+        assert!(SCHEMAS[1].to_string().contains("\n  handle: u64?\n"));
     }
 }

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::model::{Counters, Handle, Inode, Location, Mount, Session};
+use crate::model::{
+    Counters, FileSystem, Handle, Identity, Inode, Location, Lock, Mark, Mount, Session,
+};
+use crate::version::{SectionVersion, StateVersion};
 
 /// Number of a section. `0x8000..=0xfffe` are for variants of the daemon: they mean
 /// something only together with the writer's vendor name.
@@ -20,22 +23,72 @@ impl SectionId {
     pub const INODES: SectionId = SectionId(4);
     /// [`Handle`]s.
     pub const HANDLES: SectionId = SectionId(5);
+    /// [`FileSystem`]s.
+    pub const FILE_SYSTEMS: SectionId = SectionId(6);
+    /// [`Identity`]s.
+    pub const IDENTITIES: SectionId = SectionId(7);
+    /// [`Lock`]s.
+    pub const LOCKS: SectionId = SectionId(8);
     /// The end of the stream; its payload is fixed bytes, not the format's.
     pub const END: SectionId = SectionId(0xffff);
 
+    /// What this build knows of the section.
+    fn known(self) -> Option<&'static Known> {
+        KNOWN.iter().find(|known| known.id == self)
+    }
+
     /// The section's name, where this build knows it.
     pub fn name(self) -> Option<&'static str> {
-        Some(match self {
-            Self::SESSION => "session",
-            Self::COUNTERS => "counters",
-            Self::MOUNTS => "mounts",
-            Self::INODES => "inodes",
-            Self::HANDLES => "handles",
-            Self::END => "end",
-            _ => return None,
-        })
+        self.known().map(|known| known.name)
+    }
+
+    /// The newest version of its records that this build knows.
+    pub fn newest(self) -> Option<SectionVersion> {
+        self.known().map(|known| known.newest)
+    }
+
+    /// The state version that the section came with.
+    pub fn since(self) -> Option<StateVersion> {
+        self.known().map(|known| known.since)
+    }
+
+    /// Whether a reader that does not know the section must refuse the stream. What
+    /// is optional makes a crossing safer; a guest loses nothing without it.
+    pub fn is_critical(self) -> bool {
+        self.known().is_none_or(|known| known.critical)
     }
 }
+
+/// A section that this build knows.
+struct Known {
+    id: SectionId,
+    name: &'static str,
+    newest: SectionVersion,
+    since: StateVersion,
+    critical: bool,
+}
+
+const fn known(id: SectionId, name: &'static str, since: u32, critical: bool) -> Known {
+    Known {
+        id,
+        name,
+        newest: SectionVersion(1),
+        since: StateVersion(since),
+        critical,
+    }
+}
+
+const KNOWN: &[Known] = &[
+    known(SectionId::SESSION, "session", 1, true),
+    known(SectionId::COUNTERS, "counters", 1, true),
+    known(SectionId::MOUNTS, "mounts", 1, true),
+    known(SectionId::INODES, "inodes", 1, true),
+    known(SectionId::HANDLES, "handles", 1, true),
+    known(SectionId::FILE_SYSTEMS, "file-systems", 2, false),
+    known(SectionId::IDENTITIES, "identities", 2, false),
+    known(SectionId::LOCKS, "locks", 2, true),
+    known(SectionId::END, "end", 1, true),
+];
 
 impl fmt::Display for SectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,7 +99,8 @@ impl fmt::Display for SectionId {
     }
 }
 
-/// Most records that a writer puts into one frame: what one worker can encode or
+/// Most records that a writer puts into one frame, of identities four times as many:
+/// what one worker can encode or
 /// decode in a millisecond or so, and one buffer can hold.
 pub const RECORDS_PER_FRAME: usize = 4096;
 
@@ -67,6 +121,12 @@ pub enum Frame {
     Inodes(Vec<Inode>),
     /// Section [`SectionId::HANDLES`].
     Handles(Vec<Handle>),
+    /// Section [`SectionId::FILE_SYSTEMS`].
+    FileSystems(Vec<FileSystem>),
+    /// Section [`SectionId::IDENTITIES`].
+    Identities(Vec<Identity>),
+    /// Section [`SectionId::LOCKS`].
+    Locks(Vec<Lock>),
 }
 
 impl Frame {
@@ -78,6 +138,9 @@ impl Frame {
             Frame::Mounts(m) => FrameRef::Mounts(m),
             Frame::Inodes(i) => FrameRef::Inodes(i),
             Frame::Handles(h) => FrameRef::Handles(h),
+            Frame::FileSystems(f) => FrameRef::FileSystems(f),
+            Frame::Identities(i) => FrameRef::Identities(i),
+            Frame::Locks(l) => FrameRef::Locks(l),
         }
     }
 }
@@ -95,6 +158,12 @@ pub enum FrameRef<'a> {
     Inodes(&'a [Inode]),
     /// Section [`SectionId::HANDLES`].
     Handles(&'a [Handle]),
+    /// Section [`SectionId::FILE_SYSTEMS`].
+    FileSystems(&'a [FileSystem]),
+    /// Section [`SectionId::IDENTITIES`].
+    Identities(&'a [Identity]),
+    /// Section [`SectionId::LOCKS`].
+    Locks(&'a [Lock]),
 }
 
 impl FrameRef<'_> {
@@ -106,7 +175,16 @@ impl FrameRef<'_> {
             FrameRef::Mounts(_) => SectionId::MOUNTS,
             FrameRef::Inodes(_) => SectionId::INODES,
             FrameRef::Handles(_) => SectionId::HANDLES,
+            FrameRef::FileSystems(_) => SectionId::FILE_SYSTEMS,
+            FrameRef::Identities(_) => SectionId::IDENTITIES,
+            FrameRef::Locks(_) => SectionId::LOCKS,
         }
+    }
+
+    /// The version of its section's records: the lowest that can say them. No
+    /// section has more than one so far.
+    pub fn version(&self) -> SectionVersion {
+        SectionVersion(1)
     }
 
     /// Number of records.
@@ -116,12 +194,17 @@ impl FrameRef<'_> {
             FrameRef::Mounts(m) => m.len(),
             FrameRef::Inodes(i) => i.len(),
             FrameRef::Handles(h) => h.len(),
+            FrameRef::FileSystems(f) => f.len(),
+            FrameRef::Identities(i) => i.len(),
+            FrameRef::Locks(l) => l.len(),
         }
     }
 }
 
 /// Records that can be cut into frames.
 pub trait Record: Sized {
+    /// Most of them that a writer puts into one frame.
+    const PER_FRAME: usize = RECORDS_PER_FRAME;
     /// Bytes of names in this record: what makes one record larger than another.
     fn weight(&self) -> usize;
     /// A frame of these records.
@@ -164,6 +247,38 @@ impl Record for Handle {
     }
 }
 
+impl Record for FileSystem {
+    fn weight(&self) -> usize {
+        self.boot.len()
+    }
+    fn frame(records: &[Self]) -> FrameRef<'_> {
+        FrameRef::FileSystems(records)
+    }
+}
+
+impl Record for Identity {
+    // A reader that does not know the section says so for each frame.
+    const PER_FRAME: usize = 4 * RECORDS_PER_FRAME;
+    fn weight(&self) -> usize {
+        match &self.mark {
+            Mark::Handle { bytes, .. } => bytes.len(),
+            Mark::Numbers { .. } => 0,
+        }
+    }
+    fn frame(records: &[Self]) -> FrameRef<'_> {
+        FrameRef::Identities(records)
+    }
+}
+
+impl Record for Lock {
+    fn weight(&self) -> usize {
+        0
+    }
+    fn frame(records: &[Self]) -> FrameRef<'_> {
+        FrameRef::Locks(records)
+    }
+}
+
 /// Cuts records into the frames that a whole state is written in. The cuts depend
 /// on the records alone, so that the same state always makes the same stream.
 pub fn frames<T: Record>(mut records: &[T]) -> impl Iterator<Item = FrameRef<'_>> {
@@ -173,7 +288,7 @@ pub fn frames<T: Record>(mut records: &[T]) -> impl Iterator<Item = FrameRef<'_>
         }
         let mut weight = 0;
         let mut n = 0;
-        for record in records.iter().take(RECORDS_PER_FRAME) {
+        for record in records.iter().take(T::PER_FRAME) {
             weight += record.weight();
             n += 1;
             if weight >= WEIGHT_PER_FRAME {

@@ -4,8 +4,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_bytes::ByteBuf;
 
-use crate::model::{FileHandle, FsState, Handle, Inode, Location, Mount, Session, State};
-use crate::validate::{check_name, GUEST_FLAGS, HOST_FLAGS, ROOT_ID};
+use crate::model::{
+    FileHandle, FileSystem, FsState, Handle, Identity, Inode, Location, Lock, LockKind, Mark,
+    Mount, Session, State,
+};
+use crate::validate::{check_name, GUEST_FLAGS, HOST_FLAGS, LOCK_END, ROOT_ID};
 
 const DIRECTORY: u32 = 0o040000;
 const REGULAR: u32 = 0o100000;
@@ -109,8 +112,82 @@ pub fn sample() -> State {
                     host_flags: 0o200000,
                 },
             ],
+            ..FsState::default()
         },
     }
+}
+
+/// [`sample`] with some of everything that state version 2 added: two file systems,
+/// identities of both kinds, locks with and without a handle. It never changes
+/// either.
+pub fn sample_v2() -> State {
+    let mut state = sample();
+    let fs = &mut state.fs;
+    fs.file_systems = vec![
+        FileSystem {
+            id: 0,
+            magic: 0xef53,
+            fsid: 0x3795_c0bc_4150_dec5,
+            device: 0xfe01,
+            boot: ByteBuf::from(
+                *b"\x3c\x5c\xfc\xf9\xa1\xdd\x49\x05\xa5\x76\x38\xfd\x43\xad\xab\x45",
+            ),
+        },
+        FileSystem {
+            id: 4,
+            magic: 0x6969,
+            fsid: 0,
+            device: 49,
+            boot: ByteBuf::new(),
+        },
+    ];
+    let identity = |inode, file_system, mark| Identity {
+        inode,
+        file_system,
+        mark,
+    };
+    let handle = |bytes: &[u8]| Mark::Handle {
+        kind: 1,
+        bytes: ByteBuf::from(bytes),
+    };
+    fs.identities = vec![
+        identity(ROOT_ID, 0, handle(&[2, 0, 0, 0, 0, 0, 0, 0])),
+        identity(2, 0, handle(&[0x81, 0x1f, 0, 0, 0x4e, 0xff, 0x80, 0x9a])),
+        identity(
+            3,
+            4,
+            Mark::Numbers {
+                ino: 8_450_113,
+                born: Some(1_764_110_702_123_456_789),
+            },
+        ),
+        identity(
+            5,
+            4,
+            Mark::Numbers {
+                ino: 12,
+                born: None,
+            },
+        ),
+    ];
+    let lock = |handle, owner, kind, write, start, end, pid| Lock {
+        handle,
+        inode: 3,
+        owner,
+        kind,
+        write,
+        start,
+        end,
+        pid,
+    };
+    let (posix, flock) = (LockKind::Posix, LockKind::Flock);
+    fs.locks = vec![
+        lock(Some(0), 0x5eed, posix, false, 0, 9, 1234),
+        lock(Some(0), 0x5eed, posix, true, 10, 10, 1234),
+        lock(None, 0xffff_ffff_ffff_ffff, posix, false, 0, 9, 0),
+        lock(Some(0), 7, flock, true, 0, LOCK_END, 0),
+    ];
+    state
 }
 
 /// A state of `n` inodes in directories of a thousand files each, as a guest that
@@ -156,9 +233,9 @@ pub fn large(n: u64) -> State {
         fs: FsState {
             next_inode: n.max(1) + 1,
             next_handle: handles.len() as u64,
-            mounts: vec![],
             inodes,
             handles,
+            ..FsState::default()
         },
     }
 }
@@ -237,8 +314,14 @@ fn seed() -> impl Strategy<Value = Seed> {
 }
 
 /// Any valid state of up to some 40 inodes. Parents come before and after their
-/// children, ids are dense or far apart, names are any bytes.
+/// children, ids are dense or far apart, names are any bytes. Half of them have
+/// identities and locks.
 pub fn any_state() -> impl Strategy<Value = State> {
+    prop_oneof![any_state_v1(), (any_state_v1(), additions()).prop_map(add)]
+}
+
+/// Any of [`any_state`]'s that state version 1 has a place for, all of it.
+pub fn any_state_v1() -> impl Strategy<Value = State> {
     let tree = vec(seed(), 0..40).prop_flat_map(|seeds| {
         let positions: Vec<usize> = (1..=seeds.len()).collect();
         (Just(seeds), Just(positions).prop_shuffle())
@@ -347,6 +430,93 @@ fn build(
             mounts,
             inodes,
             handles,
+            ..FsState::default()
         },
     }
+}
+
+/// What state version 2 adds, before it is known to which inodes.
+#[derive(Clone, Debug)]
+struct Additions {
+    file_systems: Vec<(u32, FileSystem)>,
+    marks: Vec<(prop::sample::Index, Mark)>,
+    locks: Vec<LockSeed>,
+}
+
+/// Gap to the lock before, length, owner (of a few), whether it writes, pid.
+type LockSeed = (u64, u64, u64, bool, u32);
+
+fn additions() -> impl Strategy<Value = Additions> {
+    let boot = prop_oneof![Just(vec![]), vec(any::<u8>(), 16)];
+    let file_system = (any::<u64>(), any::<u64>(), any::<u64>(), boot);
+    let file_system = file_system.prop_map(|(magic, fsid, device, boot)| FileSystem {
+        id: 0,
+        magic,
+        fsid,
+        device,
+        boot: ByteBuf::from(boot),
+    });
+    let mark = prop_oneof![
+        (any::<i32>(), vec(any::<u8>(), 1..=128)).prop_map(|(kind, bytes)| Mark::Handle {
+            kind,
+            bytes: ByteBuf::from(bytes)
+        }),
+        (any::<u64>(), any::<Option<i64>>()).prop_map(|(ino, born)| Mark::Numbers { ino, born }),
+    ];
+    let lock = (
+        0..1u64 << 40,
+        0..1u64 << 40,
+        0..4u64,
+        any::<bool>(),
+        any::<u32>(),
+    );
+    let parts = (
+        vec((0..100u32, file_system), 1..4),
+        vec((any::<prop::sample::Index>(), mark), 0..40),
+        vec(lock, 0..12),
+    );
+    parts.prop_map(|(file_systems, marks, locks)| Additions {
+        file_systems,
+        marks,
+        locks,
+    })
+}
+
+/// Each inode has an identity as long as there are marks; the locks lie one behind
+/// the other on the first file that is open.
+fn add((mut state, additions): (State, Additions)) -> State {
+    let fs = &mut state.fs;
+    let mut next = 0;
+    for (gap, mut file_system) in additions.file_systems {
+        file_system.id = next + gap;
+        next += gap + 1;
+        fs.file_systems.push(file_system);
+    }
+    for (inode, (index, mark)) in fs.inodes.iter().zip(additions.marks) {
+        fs.identities.push(Identity {
+            inode: inode.id,
+            file_system: index.get(&fs.file_systems).id,
+            mark,
+        });
+    }
+    let Some(handle) = fs.handles.iter().find(|h| !h.directory) else {
+        return state;
+    };
+    let mut start = 0;
+    for (n, (gap, length, owner, write, pid)) in additions.locks.into_iter().enumerate() {
+        start += gap;
+        fs.locks.push(Lock {
+            handle: (n % 2 == 0).then_some(handle.id),
+            inode: handle.inode,
+            owner,
+            kind: LockKind::Posix,
+            write,
+            start,
+            end: start + length,
+            pid,
+        });
+        start += length + 1;
+    }
+    fs.locks.sort_by_key(Lock::order);
+    state
 }

@@ -5,10 +5,13 @@
 use serde_bytes::ByteBuf;
 
 use crate::limits::Limits;
-use crate::model::{Counters, FileHandle, Handle, Inode, Location, Session, State};
+use crate::model::{
+    Counters, FileHandle, FileSystem, Handle, Inode, Location, Mark, Session, State,
+};
 use crate::section::FrameRef;
 
 mod links;
+mod locks;
 mod problem;
 #[cfg(test)]
 mod tests;
@@ -22,6 +25,10 @@ pub const ROOT_ID: u64 = 1;
 pub const NAME_MAX: usize = 255;
 /// `MAX_HANDLE_SZ`, in bytes.
 pub const MAX_HANDLE_BYTES: usize = 128;
+/// Length of a kernel's boot id, in bytes.
+pub const BOOT_ID_BYTES: usize = 16;
+/// `OFFSET_MAX`: the last byte of a lock that goes on to the file's end.
+pub const LOCK_END: u64 = i64::MAX as u64;
 /// Ids and counters stay below this, so that counting on cannot wrap.
 pub const ID_LIMIT: u64 = 1 << 63;
 
@@ -118,10 +125,24 @@ fn check_session(s: &Session) -> Result<(), Problem> {
     }
 }
 
-fn check_file_handle(handle: &FileHandle) -> Result<(), Problem> {
-    match handle.bytes.len() {
+fn check_file_handle(bytes: &[u8]) -> Result<(), Problem> {
+    match bytes.len() {
         1..=MAX_HANDLE_BYTES => Ok(()),
         length => Err(Problem::FileHandleLength(length)),
+    }
+}
+
+fn check_file_system(file_system: &FileSystem) -> Result<(), Problem> {
+    match file_system.boot.len() {
+        0 | BOOT_ID_BYTES => Ok(()),
+        length => Err(Problem::BootId(length)),
+    }
+}
+
+fn check_mark(mark: &Mark) -> Result<(), Problem> {
+    match mark {
+        Mark::Handle { bytes, .. } => check_file_handle(bytes),
+        Mark::Numbers { .. } => Ok(()),
     }
 }
 
@@ -144,7 +165,7 @@ fn check_inode(inode: &Inode) -> Result<(), Problem> {
         Location::Child { name, .. } => check_name(name),
         Location::Path { components, .. } if components.is_empty() => Err(Problem::EmptyPath),
         Location::Path { components, .. } => check_path(components),
-        Location::Handle(handle) => check_file_handle(handle),
+        Location::Handle(FileHandle { bytes, .. }) => check_file_handle(bytes),
         Location::Lost { errno: 1..=4095 } => Ok(()),
         Location::Lost { errno } => Err(Problem::Errno(*errno)),
     }
@@ -175,6 +196,9 @@ pub struct Checker {
     mounts: Ids,
     inodes: Ids,
     handles: Ids,
+    file_systems: Ids,
+    identities: Ids,
+    locks: locks::Locks,
 }
 
 /// The ids of one section so far.
@@ -208,6 +232,9 @@ impl Checker {
             mounts: Ids::default(),
             inodes: Ids::default(),
             handles: Ids::default(),
+            file_systems: Ids::default(),
+            identities: Ids::default(),
+            locks: locks::Locks::default(),
         }
     }
 
@@ -255,6 +282,23 @@ impl Checker {
                     None => Ok(()),
                 }
             }
+            FrameRef::FileSystems(file_systems) => file_systems.iter().try_for_each(|fs| {
+                self.file_systems
+                    .next(fs.id.into(), self.limits.mounts)
+                    .and_then(|()| check_file_system(fs))
+                    .map_err(|p| invalid(Subject::FileSystem(fs.id), p))
+            }),
+            FrameRef::Identities(identities) => identities.iter().try_for_each(|identity| {
+                self.identities
+                    .next(identity.inode, self.limits.inodes)
+                    .and_then(|()| check_mark(&identity.mark))
+                    .map_err(|p| invalid(Subject::Identity(identity.inode), p))
+            }),
+            FrameRef::Locks(locks) => locks.iter().try_for_each(|lock| {
+                self.locks
+                    .next(lock, self.limits.locks)
+                    .map_err(|p| locks::fail(lock, p))
+            }),
         }
     }
 }
@@ -283,5 +327,8 @@ pub fn validate(state: &State, limits: &Limits) -> Result<(), Invalid> {
     checker.frame(FrameRef::Mounts(&state.fs.mounts))?;
     checker.frame(FrameRef::Inodes(&state.fs.inodes))?;
     checker.frame(FrameRef::Handles(&state.fs.handles))?;
+    checker.frame(FrameRef::FileSystems(&state.fs.file_systems))?;
+    checker.frame(FrameRef::Identities(&state.fs.identities))?;
+    checker.frame(FrameRef::Locks(&state.fs.locks))?;
     check_links(state)
 }

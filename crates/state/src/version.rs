@@ -38,13 +38,55 @@ version_newtype! {
     ///
     /// - 1: ferryfs 0.1. Sections session, counters, mounts, inodes, handles, each
     ///   in section version 1.
-    StateVersion(u32), current 1
+    /// - 2: ferryfs 0.2. The section locks as well. The sections file-systems and
+    ///   identities came with it, but need no understanding: a stream of version 1
+    ///   may have them.
+    StateVersion(u32), current 2
 }
 version_newtype! {
     /// Version of one section's records.
     ///
-    /// - 1: ferryfs 0.1, all sections ([`v1`](crate::v1)).
+    /// - 1: all sections ([`v1`](crate::v1), and [`v2`](crate::v2) for what is new
+    ///   there).
     SectionVersion(u16), current 1
+}
+
+/// Which release was the first to know a state version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// The state version.
+    pub state: StateVersion,
+    /// The release of the workspace, as in its manifest.
+    pub release: &'static str,
+}
+
+/// The first release for each state version, oldest first. Every later release
+/// reads it as well.
+pub const RELEASES: &[Release] = &[
+    Release {
+        state: StateVersion(1),
+        release: "0.1.0",
+    },
+    Release {
+        state: StateVersion(2),
+        release: "0.2.0",
+    },
+];
+
+impl StateVersion {
+    /// The first release of ferryfs that reads this version; `None` for one that
+    /// is not known here.
+    pub fn first_release(self) -> Option<&'static str> {
+        RELEASES.iter().find(|r| r.state == self).map(|r| r.release)
+    }
+
+    /// For messages: who reads this version.
+    pub(crate) fn readers(self) -> String {
+        match self.first_release() {
+            Some(release) => format!("ferryfs {release} and later"),
+            None => "a later release of ferryfs than this one".to_owned(),
+        }
+    }
 }
 
 /// A version that this build does not read, and what would.

@@ -2,14 +2,16 @@
 
 use std::io::Write;
 
+use crate::convert::{Outline, WriteOptions};
+use crate::dialect::Losses;
 use crate::envelope::{append_frame, Header, Totals, WriterInfo, END_PAYLOAD};
 use crate::error::StateError;
 use crate::format::Format;
 use crate::limits::Limits;
-use crate::model::{Counters, Handle, Inode, Mount, Session, State};
+use crate::model::{Counters, FileSystem, Handle, Identity, Inode, Lock, Mount, Session, State};
 use crate::section::{frames, FrameRef, Record, SectionId};
 use crate::validate::{validate, Checker};
-use crate::version::{ContainerVersion, StateVersion};
+use crate::version::{ContainerVersion, SectionVersion, StateVersion};
 
 /// A frame ready to be written: header, payload, checksum. Made ahead of time or on
 /// another thread, it costs nothing but the write when the device has stopped.
@@ -55,18 +57,20 @@ fn encode_into(
     let too_long = |what: String| failed(crate::CodecError::new(what));
     let records = u32::try_from(frame.records())
         .map_err(|_| too_long(format!("{} records in one frame", frame.records())))?;
-    append_frame(out, section, records, |out| format.encode_frame(frame, out))
+    let which = (section, frame.version());
+    append_frame(out, which, records, |out| format.encode_frame(frame, out))
         .map_err(failed)?
         .map_err(|length| too_long(format!("{length} bytes in one frame")))
 }
 
 /// Writes one stream. The sections go in their order: session (if any), counters,
-/// mounts, inodes, handles. A writer that is dropped without
-/// [`StreamWriter::finish`] leaves a stream that every reader refuses as truncated.
+/// mounts, inodes, handles, file systems, identities, locks. A writer that is dropped
+/// without [`StreamWriter::finish`] leaves a stream that every reader refuses as truncated.
 #[derive(Debug)]
 pub struct StreamWriter<'f, W: Write> {
     out: W,
     format: FormatRef<'f>,
+    state: StateVersion,
     frame: Vec<u8>,
     written: u64,
     crc: u32,
@@ -84,6 +88,9 @@ impl std::fmt::Debug for FormatRef<'_> {
     }
 }
 
+/// The end frame, whose shape belongs to the container's version.
+const END: (SectionId, SectionVersion) = (SectionId::END, SectionVersion(1));
+
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
@@ -94,24 +101,39 @@ pub struct Written {
 }
 
 impl<'f, W: Write> StreamWriter<'f, W> {
-    /// Starts a stream: writes its header.
+    /// Starts a stream of state version 1, which every release reads: writes its
+    /// header.
     ///
     /// # Errors
     /// The channel, or a format with an impossible name.
     pub fn new(out: W, format: &'f dyn Format, writer: &WriterInfo) -> Result<Self, StateError> {
+        Self::of_version(out, format, writer, StateVersion::OLDEST)
+    }
+
+    /// Starts a stream of state version `state`: what [`State::needs`] says, or more.
+    ///
+    /// # Errors
+    /// As [`StreamWriter::new`].
+    pub fn of_version(
+        out: W,
+        format: &'f dyn Format,
+        writer: &WriterInfo,
+        state: StateVersion,
+    ) -> Result<Self, StateError> {
         let checker = Checker::new(&Limits::default());
-        Self::start(out, format, writer, Some(checker))
+        Self::start(out, format, writer, state, Some(checker))
     }
 
     fn start(
         mut out: W,
         format: &'f dyn Format,
         writer: &WriterInfo,
+        state: StateVersion,
         checker: Option<Checker>,
     ) -> Result<Self, StateError> {
         let header = Header {
             container: ContainerVersion::CURRENT,
-            state: StateVersion::CURRENT,
+            state,
             flags: 0,
             format: format.name().to_owned(),
             writer: writer.clone(),
@@ -121,6 +143,7 @@ impl<'f, W: Write> StreamWriter<'f, W> {
         Ok(StreamWriter {
             out,
             format: FormatRef(format),
+            state,
             frame: Vec::new(),
             written: header.len() as u64,
             crc: crc32c::crc32c(&header),
@@ -174,6 +197,33 @@ impl<'f, W: Write> StreamWriter<'f, W> {
         self.records(handles)
     }
 
+    /// Writes file systems, by ascending id, cut into frames. May be called again
+    /// with those that follow.
+    ///
+    /// # Errors
+    /// As [`StreamWriter::session`].
+    pub fn file_systems(&mut self, file_systems: &[FileSystem]) -> Result<(), StateError> {
+        self.records(file_systems)
+    }
+
+    /// Writes identities, by ascending inode, cut into frames. May be called again
+    /// with those that follow.
+    ///
+    /// # Errors
+    /// As [`StreamWriter::session`].
+    pub fn identities(&mut self, identities: &[Identity]) -> Result<(), StateError> {
+        self.records(identities)
+    }
+
+    /// Writes locks, in the order of [`Lock::order`], cut into frames. May be called
+    /// again with those that follow. The stream is one of state version 2.
+    ///
+    /// # Errors
+    /// As [`StreamWriter::session`]; [`StateError::SectionBeyond`].
+    pub fn locks(&mut self, locks: &[Lock]) -> Result<(), StateError> {
+        self.records(locks)
+    }
+
     fn records<T: Record>(&mut self, records: &[T]) -> Result<(), StateError> {
         frames(records).try_for_each(|frame| self.frame(frame))
     }
@@ -210,6 +260,15 @@ impl<'f, W: Write> StreamWriter<'f, W> {
                 return Err(StateError::WriteOrder { section, after });
             }
         }
+        if let Some(since) = section.since() {
+            if section.is_critical() && since > self.state {
+                return Err(StateError::SectionBeyond {
+                    section,
+                    since,
+                    state: self.state,
+                });
+            }
+        }
         self.out.write_all(bytes)?;
         self.written += bytes.len() as u64;
         self.crc = crc32c::crc32c_append(self.crc, bytes);
@@ -231,7 +290,7 @@ impl<'f, W: Write> StreamWriter<'f, W> {
         let mut bytes = std::mem::take(&mut self.frame);
         bytes.clear();
         let before = self.crc;
-        let appended = append_frame(&mut bytes, SectionId::END, 0, |out| {
+        let appended = append_frame(&mut bytes, END, 0, |out| {
             let start = out.len();
             for count in [frames, inodes, handles] {
                 out.extend_from_slice(&count.to_le_bytes());
@@ -240,7 +299,7 @@ impl<'f, W: Write> StreamWriter<'f, W> {
             // checksum covers it: it is fixed, so it can be said ahead of time.
             let header = crate::envelope::FrameHeader {
                 section: SectionId::END,
-                version: crate::SectionVersion::CURRENT,
+                version: END.1,
                 flags: crate::envelope::FRAME_CRITICAL,
                 records: 0,
                 length: END_PAYLOAD as u32,
@@ -262,7 +321,8 @@ impl<'f, W: Write> StreamWriter<'f, W> {
 }
 
 /// Writes a whole state. It is validated first: what no destination would take is
-/// refused here, where the guest still runs. Answers the stream's length in bytes.
+/// refused here, where the guest still runs. The stream has the lowest state version
+/// that can hold it. Answers the stream's length in bytes.
 ///
 /// # Errors
 /// An invalid state, the channel, or the format.
@@ -272,15 +332,43 @@ pub fn write_state(
     writer: &WriterInfo,
     out: &mut dyn Write,
 ) -> Result<u64, StateError> {
+    write_state_with(state, format, writer, &WriteOptions::default(), out).map(|(bytes, _)| bytes)
+}
+
+/// [`write_state`] for readers that `options` describe. Answers also what they will
+/// be without.
+///
+/// # Errors
+/// As [`write_state`]; [`StateError::Downgrade`] where the guest would miss it.
+pub fn write_state_with(
+    state: &State,
+    format: &dyn Format,
+    writer: &WriterInfo,
+    options: &WriteOptions,
+    out: &mut dyn Write,
+) -> Result<(u64, Losses), StateError> {
     validate(state, &Limits::default()).map_err(StateError::Unwritable)?;
-    let mut stream = StreamWriter::start(out, format, writer, None)?;
+    let outline = Outline::new(state, options)?;
+    let mut stream = StreamWriter::start(out, format, writer, outline.version, None)?;
+    if options.forced.is_some() {
+        // The header claims what it was told to; what follows is as ever.
+        stream.state = StateVersion::CURRENT;
+    }
+    let fs = &state.fs;
     if let Some(session) = &state.session {
         stream.session(session)?;
     }
-    stream.counters(&state.fs.counters())?;
-    stream.mounts(&state.fs.mounts)?;
-    stream.inodes(&state.fs.inodes)?;
-    stream.handles(&state.fs.handles)?;
+    stream.counters(&fs.counters())?;
+    stream.mounts(&fs.mounts)?;
+    stream.inodes(&fs.inodes)?;
+    stream.handles(&fs.handles)?;
+    if outline.has(SectionId::FILE_SYSTEMS) {
+        stream.file_systems(&fs.file_systems)?;
+    }
+    if outline.has(SectionId::IDENTITIES) {
+        stream.identities(&fs.identities)?;
+    }
+    stream.locks(&fs.locks)?;
     let (_, written) = stream.finish()?;
-    Ok(written.bytes)
+    Ok((written.bytes, outline.losses))
 }

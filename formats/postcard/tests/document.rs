@@ -14,7 +14,6 @@ fn example() -> State {
         fs: FsState {
             next_inode: 3,
             next_handle: 1,
-            mounts: vec![],
             inodes: vec![
                 Inode {
                     id: 1,
@@ -39,6 +38,7 @@ fn example() -> State {
                 guest_flags: 0o100001,
                 host_flags: 0o100002,
             }],
+            ..FsState::default()
         },
     }
 }

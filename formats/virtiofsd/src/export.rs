@@ -19,10 +19,17 @@ pub(crate) fn stream(state: &State, version: Version) -> Result<(Stream, Losses)
         None => Options::default(),
     };
     refuse_names(state)?;
+    refuse_locks(state)?;
     if version == Version::V1 {
         refuse_file_handles(state)?;
     }
     lost(state, &mut losses);
+    if !state.fs.identities.is_empty() {
+        losses.0.push(format!(
+            "the identities of {} inode(s): virtiofsd takes whatever has the name",
+            state.fs.identities.len()
+        ));
+    }
     let (inodes, next_inode) = Tree::new(state).inodes(&state.fs.inodes)?;
     let mounts = match version {
         Version::V1 => Vec::new(),
@@ -70,6 +77,19 @@ fn refuse_names(state: &State) -> Result<(), DialectError> {
             "{n} names are not UTF-8, and virtiofsd has no others: {}{}",
             named.join(", "),
             if n > NAMED { ", ..." } else { "" }
+        ))),
+    }
+}
+
+/// A lock that is dropped without a word is a lock that two guests hold.
+fn refuse_locks(state: &State) -> Result<(), DialectError> {
+    match state.fs.locks.first() {
+        None => Ok(()),
+        Some(first) => Err(DialectError::Refused(format!(
+            "the guest holds {} file lock(s), the first on inode {}, and virtiofsd hands none \
+             over: let the guest release them",
+            state.fs.locks.len(),
+            first.inode
         ))),
     }
 }

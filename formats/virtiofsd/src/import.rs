@@ -43,6 +43,7 @@ pub(crate) fn state(mut stream: Stream, limits: &Limits) -> Result<State, Dialec
             mounts,
             inodes,
             handles,
+            ..FsState::default()
         },
     })
 }

@@ -109,8 +109,8 @@ fn newer_versions_are_refused_with_what_would_read_them() {
     let state_3 = raw_stream(raw_header(1, 3, 0, "postcard"), &[counters()]);
     assert_eq!(
         refusal(&state_3),
-        "written as state version 3 by ferryfsd 0.9.0; this reader knows up to 1: \
-         use ferryfsd 0.9.0 or newer here, or write with --state-version 1 there"
+        "written as state version 3 by ferryfsd 0.9.0; this reader knows up to 2: \
+         use ferryfsd 0.9.0 or newer here, or write with --state-version 2 there"
     );
     // The header itself is readable all the same.
     assert_eq!(read_header(&mut &state_3[..]).unwrap().state.0, 3);

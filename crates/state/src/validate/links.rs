@@ -1,12 +1,13 @@
 //! What needs the whole state: that everything a record points at is there, and of
 //! the right kind.
 
-use super::{invalid, Invalid, Problem, Subject, ROOT_ID, S_IFDIR, S_IFREG};
+use super::{invalid, locks, Invalid, Problem, Subject, ROOT_ID, S_IFDIR, S_IFREG};
 use crate::model::{Inode, Location, State};
 
 /// Checks what needs the whole state: root, parents, cycles, mounts, handles'
-/// inodes. Takes time and memory in proportion to the number of records. The
-/// records themselves have been through a [`Checker`](super::Checker).
+/// inodes, identities, locks. Takes time in proportion to the number of records
+/// (locks of one file a little more), and as much memory. The records themselves
+/// have been through a [`Checker`](super::Checker).
 ///
 /// # Errors
 /// The first contradiction.
@@ -33,6 +34,25 @@ pub fn check_links(state: &State) -> Result<(), Invalid> {
                 inode: handle.inode,
                 kind,
             });
+        }
+    }
+    check_identities(state, &index)?;
+    locks::check(state, &index)
+}
+
+fn check_identities(state: &State, index: &Index<'_>) -> Result<(), Invalid> {
+    let file_systems = &state.fs.file_systems;
+    for identity in &state.fs.identities {
+        let fail = |problem| Err(invalid(Subject::Identity(identity.inode), problem));
+        if index.position(identity.inode).is_none() {
+            return fail(Problem::NoSuchInode);
+        }
+        let number = identity.file_system;
+        if file_systems
+            .binary_search_by_key(&number, |f| f.id)
+            .is_err()
+        {
+            return fail(Problem::UnknownFileSystem(number));
         }
     }
     Ok(())
@@ -123,7 +143,7 @@ fn check_locations(state: &State, index: &Index<'_>) -> Result<(), Invalid> {
 
 /// Finds inodes by id. Ids of a daemon that has not run for long are dense, and
 /// then a table of positions is faster than any search.
-struct Index<'a> {
+pub(super) struct Index<'a> {
     inodes: &'a [Inode],
     table: Vec<u32>,
 }
@@ -143,7 +163,7 @@ impl<'a> Index<'a> {
         Index { inodes, table }
     }
 
-    fn position(&self, id: u64) -> Option<usize> {
+    pub(super) fn position(&self, id: u64) -> Option<usize> {
         if self.table.is_empty() {
             return self.inodes.binary_search_by_key(&id, |i| i.id).ok();
         }

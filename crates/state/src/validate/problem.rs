@@ -18,6 +18,22 @@ pub enum Subject {
     /// A handle, by `fh`.
     #[error("handle {0}")]
     Handle(u64),
+    /// A file system, by id.
+    #[error("file system {0}")]
+    FileSystem(u32),
+    /// The identity of an inode, by nodeid.
+    #[error("identity of inode {0}")]
+    Identity(u64),
+    /// A lock.
+    #[error("lock of inode {inode} from byte {start} by owner {owner:#x}")]
+    Lock {
+        /// Nodeid of the file.
+        inode: u64,
+        /// `lock_owner`.
+        owner: u64,
+        /// First byte.
+        start: u64,
+    },
 }
 
 /// Why a state cannot be taken over.
@@ -142,4 +158,67 @@ pub enum Problem {
     /// A guest's table with no session behind it.
     #[error("it belongs to a guest, but there is no session")]
     NoSession,
+    /// A boot id that is none.
+    #[error("a boot id of {0} bytes, not of 16 or none")]
+    BootId(usize),
+    /// An identity of an inode that is not in the stream.
+    #[error("the inode is not in the stream")]
+    NoSuchInode,
+    /// An identity on a file system that the stream does not have.
+    #[error("it is on file system {0}, which is not in the stream")]
+    UnknownFileSystem(u32),
+    /// A range that ends before it begins, or behind where any file can.
+    #[error(
+        "bytes {start} to {end} are no range: it must end at or after its start and by 2^63-1"
+    )]
+    LockRange {
+        /// First byte.
+        start: u64,
+        /// Last byte.
+        end: u64,
+    },
+    /// A lock of a part of a file, of a kind that has none.
+    #[error("a flock lock has the whole file, bytes 0 to 2^63-1, not {start} to {end}")]
+    LockWhole {
+        /// First byte.
+        start: u64,
+        /// Last byte.
+        end: u64,
+    },
+    /// Not in the order that locks have.
+    #[error("not in order: locks stand by inode, kind, owner and first byte")]
+    LockOrder,
+    /// Two locks of one owner where the second replaces a part of the first.
+    #[error("it overlaps the same owner's lock of bytes {start} to {end}")]
+    LockOverlap {
+        /// The other one's first byte.
+        start: u64,
+        /// Its last byte.
+        end: u64,
+    },
+    /// Two owners with locks that exclude each other.
+    #[error("it excludes a lock that owner {owner:#x} holds on some of the same bytes")]
+    LockConflict {
+        /// The other owner.
+        owner: u64,
+    },
+    /// Something that has no locks.
+    #[error("inode {inode} has file type {kind:#o}; only regular files have locks")]
+    LockKind {
+        /// The inode.
+        inode: u64,
+        /// Its `S_IFMT` bits.
+        kind: u32,
+    },
+    /// A lock through a handle that is not in the stream.
+    #[error("its handle {0} is not in the stream")]
+    MissingHandle(u64),
+    /// A lock through a handle of another file.
+    #[error("its handle {handle} is of inode {inode}")]
+    LockHandle {
+        /// The handle.
+        handle: u64,
+        /// The inode that the handle is of.
+        inode: u64,
+    },
 }

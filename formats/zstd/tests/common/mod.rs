@@ -6,7 +6,8 @@ use ferryfs_format_msgpack::MsgPack;
 use ferryfs_format_postcard::Postcard;
 use ferryfs_format_zstd::Zstd;
 use ferryfs_state::{
-    error_line, read_state, write_state, Header, Limits, Registry, State, StateError, WriterInfo,
+    error_line, read_state, write_state, write_state_with, Header, Limits, Losses, Registry, State,
+    StateError, WriteOptions, WriterInfo,
 };
 
 pub const FORMATS: [&str; 4] = ["postcard", "msgpack", "postcard+zstd", "msgpack+zstd"];
@@ -24,12 +25,30 @@ pub fn writer() -> WriterInfo {
 }
 
 pub fn encode(state: &State, format: &str) -> Vec<u8> {
+    encode_as(state, format, &writer())
+}
+
+pub fn encode_as(state: &State, format: &str, writer: &WriterInfo) -> Vec<u8> {
     let mut bytes = Vec::new();
     let registry = registry();
     let format = registry.get(format).unwrap();
-    let length = write_state(state, format.as_ref(), &writer(), &mut bytes).unwrap();
+    let length = write_state(state, format.as_ref(), writer, &mut bytes).unwrap();
     assert_eq!(length, bytes.len() as u64);
     bytes
+}
+
+/// The stream for readers of state version `version`, and what it leaves out.
+pub fn encode_for(state: &State, format: &str, version: u32) -> Result<(Vec<u8>, Losses), String> {
+    let mut bytes = Vec::new();
+    let registry = registry();
+    let format = registry.get(format).unwrap();
+    let options = WriteOptions::for_version(version).unwrap();
+    write_state_with(state, format.as_ref(), &writer(), &options, &mut bytes)
+        .map(|(length, losses)| {
+            assert_eq!(length, bytes.len() as u64);
+            (bytes, losses)
+        })
+        .map_err(|e| error_line(&e))
 }
 
 pub fn decode(mut bytes: &[u8]) -> Result<(Header, State), StateError> {

@@ -27,7 +27,6 @@ fn sample() -> FsState {
     FsState {
         next_inode: 3,
         next_handle: 8,
-        mounts: Vec::new(),
         inodes: vec![
             Inode {
                 id: 1,
@@ -52,6 +51,7 @@ fn sample() -> FsState {
             guest_flags: libc::O_RDWR as u32,
             host_flags: libc::O_RDWR as u32,
         }],
+        ..FsState::default()
     }
 }
 

@@ -1,0 +1,205 @@
+//! A state for readers of an older state version: what they would be without, and
+//! what nobody may be without.
+//!
+//! Upwards there is nothing to choose: a reader decodes the frozen structs of each
+//! section's version and takes them up step by step, in
+//! [`Format::decode_frame`](crate::Format::decode_frame). Downwards each step says
+//! which sections fall away with it. What only made the crossing safer is left out
+//! and reported; what the guest has and would miss is refused.
+
+use crate::dialect::Losses;
+use crate::error::StateError;
+use crate::model::State;
+use crate::section::SectionId;
+use crate::version::{Release, StateVersion, RELEASES};
+
+/// The variable that forces the state version in a stream's header, for tests of
+/// what readers do with streams of the future.
+pub const FORCE_VARIABLE: &str = "FERRYFS_FORCE_STATE_VERSION";
+
+/// How a stream is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// The newest state version that its reader knows. The stream has the lowest
+    /// that can hold the state, and nothing that is newer than this.
+    pub newest: StateVersion,
+    /// What the header says in place of the true state version, for tests.
+    pub forced: Option<StateVersion>,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        WriteOptions {
+            newest: StateVersion::CURRENT,
+            forced: None,
+        }
+    }
+}
+
+impl WriteOptions {
+    /// For readers that know state versions up to `version`.
+    ///
+    /// # Errors
+    /// [`StateError::NoSuchVersion`].
+    pub fn for_version(version: u32) -> Result<Self, StateError> {
+        let newest = StateVersion(version);
+        match (StateVersion::OLDEST..=StateVersion::CURRENT).contains(&newest) {
+            true => Ok(WriteOptions {
+                newest,
+                ..WriteOptions::default()
+            }),
+            false => Err(StateError::NoSuchVersion { version: newest }),
+        }
+    }
+
+    /// The same with what [`FORCE_VARIABLE`] says, if it is set to a number.
+    #[must_use]
+    pub fn forced_by_environment(mut self) -> Self {
+        let forced = std::env::var(FORCE_VARIABLE).ok();
+        self.forced = forced.and_then(|n| n.parse().ok()).map(StateVersion);
+        if let Some(version) = self.forced {
+            log::warn!("{FORCE_VARIABLE} is set: streams claim state version {version}");
+        }
+        self
+    }
+}
+
+impl State {
+    /// The lowest state version that can hold everything which the guest would
+    /// miss.
+    pub fn needs(&self) -> StateVersion {
+        match self.fs.locks.is_empty() {
+            true => StateVersion(1),
+            false => StateVersion(2),
+        }
+    }
+}
+
+/// How a state is written for a reader.
+#[derive(Debug)]
+pub(crate) struct Outline {
+    /// What the header says.
+    pub version: StateVersion,
+    /// Sections that the reader's version does not have.
+    without: Vec<SectionId>,
+    /// What falls away with them.
+    pub losses: Losses,
+}
+
+impl Outline {
+    /// Plans a stream of `state`.
+    ///
+    /// # Errors
+    /// [`StateError::Downgrade`].
+    pub fn new(state: &State, options: &WriteOptions) -> Result<Outline, StateError> {
+        let mut outline = Outline {
+            version: state.needs(),
+            without: Vec::new(),
+            losses: Losses::default(),
+        };
+        for &Release { state: step, .. } in RELEASES.iter().rev() {
+            if step > options.newest {
+                outline.step_down_from(step, state)?;
+            }
+        }
+        if let Some(forced) = options.forced {
+            outline.version = forced;
+        }
+        Ok(outline)
+    }
+
+    /// Whether the stream has section `id`.
+    pub fn has(&self, id: SectionId) -> bool {
+        !self.without.contains(&id)
+    }
+
+    /// What of `state` falls away with what came in version `step`.
+    fn step_down_from(&mut self, step: StateVersion, state: &State) -> Result<(), StateError> {
+        let fs = &state.fs;
+        if step == StateVersion(2) {
+            if let Some(first) = fs.locks.first() {
+                return Err(StateError::Downgrade {
+                    to: StateVersion(1),
+                    needs: step,
+                    what: format!(
+                        "the guest holds {} file lock(s), the first on inode {}",
+                        fs.locks.len(),
+                        first.inode
+                    ),
+                });
+            }
+            self.without
+                .extend([SectionId::FILE_SYSTEMS, SectionId::IDENTITIES]);
+            if !fs.identities.is_empty() {
+                self.losses.0.push(format!(
+                    "the identities of {} inode(s): the destination cannot tell a file that \
+                     took a name meanwhile from the guest's own",
+                    fs.identities.len()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{sample, sample_v2};
+
+    #[test]
+    fn only_what_the_guest_would_miss_raises_the_version() {
+        let mut state = sample_v2();
+        assert_eq!(state.needs(), StateVersion(2));
+        state.fs.locks.clear();
+        assert!(!state.fs.identities.is_empty());
+        assert_eq!(state.needs(), StateVersion(1));
+        assert_eq!(sample().needs(), StateVersion(1));
+    }
+
+    #[test]
+    fn every_step_down_drops_refuses_or_keeps_each_section_that_came_with_it() {
+        let to_1 = WriteOptions::for_version(1).unwrap();
+        let error = Outline::new(&sample_v2(), &to_1).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the state cannot be written as state version 1: the guest holds 4 file lock(s), the \
+             first on inode 3; that takes version 2, which ferryfs 0.2.0 and later read: write it \
+             without --state-version, or wait until there is nothing of it left"
+        );
+        let mut state = sample_v2();
+        state.fs.locks.clear();
+        let outline = Outline::new(&state, &to_1).unwrap();
+        assert_eq!(outline.version, StateVersion(1));
+        assert!(!outline.has(SectionId::IDENTITIES) && !outline.has(SectionId::FILE_SYSTEMS));
+        assert_eq!(
+            outline.losses.to_string(),
+            "the identities of 4 inode(s): the destination cannot tell a file that took a name \
+             meanwhile from the guest's own"
+        );
+        // By itself it stays as it is.
+        let outline = Outline::new(&state, &WriteOptions::default()).unwrap();
+        assert!(outline.has(SectionId::IDENTITIES) && outline.losses.is_empty());
+        // What came with no later version than 1 stays in all of them.
+        for n in 1..=5 {
+            let outline = Outline::new(&sample(), &to_1).unwrap();
+            assert!(outline.has(SectionId(n)));
+            assert_eq!(SectionId(n).since(), Some(StateVersion(1)));
+        }
+    }
+
+    #[test]
+    fn versions_that_never_were_cannot_be_asked_for() {
+        for version in [0, 3, u32::MAX] {
+            let error = WriteOptions::for_version(version).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("state version {version} is not known here; this release writes 1 to 2")
+            );
+        }
+        assert_eq!(
+            WriteOptions::for_version(2).unwrap(),
+            WriteOptions::default()
+        );
+    }
+}
