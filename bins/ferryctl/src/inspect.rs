@@ -54,9 +54,22 @@ fn collect<R: Read>(reader: &mut EnvelopeReader<R>, table: &mut Table) -> Result
 
 fn print_header(header: &Header, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "container version  {}", header.container)?;
-    writeln!(out, "state version      {}", header.state)?;
+    writeln!(
+        out,
+        "state version      {}{}",
+        header.state,
+        read_by(header)
+    )?;
     writeln!(out, "format             {}", header.format)?;
     writeln!(out, "written by         {}", header.writer)
+}
+
+/// Which releases read it, in brackets; nothing for a version that is not known here.
+fn read_by(header: &Header) -> String {
+    match header.state.first_release() {
+        Some(release) => format!(" (ferryfs {release} and later)"),
+        None => String::new(),
+    }
 }
 
 fn print_table(table: &Table, out: &mut dyn Write) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use ferryfs_state::schema::{Schema, SCHEMAS};
-use ferryfs_state::{read_state, Header, Limits, State, StateWriter, WriterInfo};
+use ferryfs_state::{read_state, Header, Limits, State, StateWriter, WriteOptions, WriterInfo};
 
 use crate::stream::{create, open, registry, Error};
 use crate::{diff, inspect, paths, remap, show};
@@ -55,13 +55,18 @@ pub enum Command {
         #[arg(long, value_name = "N")]
         state_version: Option<u32>,
     },
-    /// Write the same state in another format or dialect; what a dialect has no words
-    /// for is listed on standard error
+    /// Write the same state in another format or dialect, or for older readers; what
+    /// those have no place for is listed on standard error
     Convert {
         /// The format: postcard, msgpack, postcard+zstd, msgpack+zstd; or the dialect:
-        /// virtiofsd-v1 (virtiofsd 1.11), virtiofsd-v2 (1.12 to 1.14)
+        /// virtiofsd-v1 (virtiofsd 1.11), virtiofsd-v2 (1.12 to 1.14) [default: that of
+        /// the input]
         #[arg(long, value_name = "NAME")]
-        format: String,
+        format: Option<String>,
+        /// For readers that know state versions up to N; refused where the guest would
+        /// lose something [default: the lowest version that holds the state]
+        #[arg(long, value_name = "N")]
+        state_version: Option<u32>,
         /// The stream to read; "-" is standard input
         input: PathBuf,
         /// The file to write; "-" is standard output
@@ -96,9 +101,10 @@ pub fn run(command: &Command) -> Result<Outcome, Error> {
         } => remap(mapping, input, output)?,
         Command::Convert {
             format,
+            state_version,
             input,
             output,
-        } => convert(format, input, output)?,
+        } => convert(format.as_deref(), *state_version, input, output)?,
     }
     Ok(Outcome::Done)
 }
@@ -172,26 +178,50 @@ fn remap(mapping: &str, input: &Path, output: &Path) -> Result<(), Error> {
         path: input.to_owned(),
         why,
     })?;
-    write(&state, &writer, output)
+    write(&state, &writer, &WriteOptions::default(), output)
 }
 
-fn convert(format: &str, input: &Path, output: &Path) -> Result<(), Error> {
-    let writer = registry().writer(format).map_err(Error::Format)?;
-    let (_, state) = read(input)?;
-    write(&state, &writer, output)
+fn convert(
+    format: Option<&str>,
+    version: Option<u32>,
+    input: &Path,
+    output: &Path,
+) -> Result<(), Error> {
+    let options = match version {
+        Some(version) => WriteOptions::for_version(version).map_err(Error::Format)?,
+        None => WriteOptions::default(),
+    };
+    let find = |name: &str| registry().writer(name).map_err(Error::Format);
+    // What is asked for by name is known before anything is read.
+    let asked = format.map(find).transpose()?;
+    let (header, state) = read(input)?;
+    let writer = match asked {
+        Some(writer) => writer,
+        None => find(&header.format)?,
+    };
+    if let (Some(_), StateWriter::Dialect(_)) = (version, &writer) {
+        return Err(Error::DialectVersion(writer.name().to_owned()));
+    }
+    write(&state, &writer, &options, output)
 }
 
 /// Writes a state, and says what it leaves out.
-fn write(state: &State, writer: &StateWriter, output: &Path) -> Result<(), Error> {
+fn write(
+    state: &State,
+    writer: &StateWriter,
+    options: &WriteOptions,
+    output: &Path,
+) -> Result<(), Error> {
+    let options = options.forced_by_environment();
     let info = WriterInfo::new("ferryctl", env!("CARGO_PKG_VERSION"));
     let mut lost = Default::default();
     create(output, |out| {
-        let (bytes, losses) = writer.write(state, &info, out)?;
+        let (bytes, losses) = writer.write_with(state, &info, &options, out)?;
         lost = losses;
         Ok(bytes)
     })?;
     for loss in ferryfs_state::Losses::iter(&lost) {
-        eprintln!("ferryctl: left out of {}: {loss}", writer.name());
+        eprintln!("ferryctl: left out of {}: {loss}", options.target(writer));
     }
     Ok(())
 }

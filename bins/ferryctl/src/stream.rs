@@ -50,6 +50,9 @@ pub enum Error {
     /// A state version without a schema.
     #[error("state version {0} is not known here; the newest is {newest}", newest = StateVersion::CURRENT)]
     Version(u32),
+    /// A dialect has versions of its own, as names.
+    #[error("--state-version is for ferryfs' own streams, not for {0}")]
+    DialectVersion(String),
     /// A path on the command line.
     #[error("--path: {0}")]
     Path(String),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use ferryfs_format_postcard::Postcard;
-use ferryfs_state::testing::{large, sample};
+use ferryfs_state::testing::{large, sample, sample_v2};
 use ferryfs_state::{write_state, State, WriterInfo};
 
 const FORMATS: [&str; 4] = ["postcard", "msgpack", "postcard+zstd", "msgpack+zstd"];
@@ -55,7 +55,10 @@ fn inspect_shows_header_and_sections() {
         .map(|l| l.split_whitespace().collect())
         .collect();
     assert_eq!(lines[0], ["container", "version", "1"]);
-    assert_eq!(lines[1], ["state", "version", "1"]);
+    assert_eq!(
+        lines[1].join(" "),
+        "state version 1 (ferryfs 0.1.0 and later)"
+    );
     assert_eq!(lines[2], ["format", "postcard"]);
     assert_eq!(lines[3], ["written", "by", "ferryfsd", "0.1.0"]);
     let row = |name: &str| lines.iter().find(|l| l.first() == Some(&name)).unwrap();
@@ -477,6 +480,142 @@ fn convert_speaks_virtiofsd_and_lists_what_is_left_out() {
 }
 
 #[test]
+fn convert_writes_for_older_readers_and_lists_or_refuses_what_they_miss() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let out = out.to_str().unwrap();
+    let file = put(dir.path(), "locks", &bytes_of(&sample_v2()));
+    let args = ["state", "convert", "--state-version", "1", &file, out];
+    assert_eq!(
+        fails(ferryctl(&args)),
+        format!(
+            "ferryctl: failed to write {out}: the state cannot be written as state version 1: the \
+             guest holds 4 file lock(s), the first on inode 3; that takes version 2, which \
+             ferryfs 0.2.0 and later read: write it without --state-version, or wait until there \
+             is nothing of it left\n"
+        )
+    );
+    assert!(!Path::new(out).exists());
+
+    let mut lockless = sample_v2();
+    lockless.fs.locks.clear();
+    let file = put(dir.path(), "lockless", &bytes_of(&lockless));
+    let args = ["state", "convert", "--state-version", "1", &file, out];
+    let output = ferryctl(&args);
+    assert!(output.status.success());
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "ferryctl: left out of state version 1: the identities of 4 inode(s): the destination cannot \
+         tell a file that took a name meanwhile from the guest's own\n"
+    );
+    let plain = put(dir.path(), "plain", &bytes_of(&sample()));
+    assert_eq!(ok(ferryctl(&["state", "diff", out, &plain])), "");
+    let text = ok(ferryctl(&["state", "inspect", out]));
+    assert!(!text.contains("identities"), "{text}");
+
+    let (version, format) = ("--state-version", "--format");
+    for (args, text) in [
+        (
+            [version, "3", format, "postcard"],
+            "ferryctl: state version 3 is not known here; this release writes 1 to 2\n",
+        ),
+        (
+            [version, "1", format, "virtiofsd-v2"],
+            "ferryctl: --state-version is for ferryfs' own streams, not for virtiofsd-v2\n",
+        ),
+    ] {
+        let args = [&["state", "convert"][..], &args, &[&file, out]].concat();
+        assert_eq!(fails(ferryctl(&args)), text);
+    }
+}
+
+#[test]
+fn a_version_can_be_forced_to_make_streams_of_the_future() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let out = out.to_str().unwrap();
+    let file = put(dir.path(), "state", &bytes_of(&sample()));
+    let forced = Command::new(env!("CARGO_BIN_EXE_ferryctl"))
+        .args(["state", "convert", "--format", "msgpack", &file, out])
+        .env(ferryfs_state::FORCE_VARIABLE, "7")
+        .output()
+        .unwrap();
+    assert!(forced.status.success());
+    let text = ok(ferryctl(&["state", "inspect", out]));
+    assert!(text.contains("state version      7\n"), "{text}");
+    let error = fails(ferryctl(&["state", "check", out]));
+    assert!(
+        error.contains("written as state version 7 by ferryctl "),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_version_2_added_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = put(dir.path(), "state", &bytes_of(&sample_v2()));
+    let text = ok(ferryctl(&["state", "inspect", &file]));
+    assert!(
+        text.contains("state version      2 (ferryfs 0.2.0 and later)\n"),
+        "{text}"
+    );
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    let row = |name: &str| rows.iter().find(|l| l.first() == Some(&name)).unwrap();
+    assert_eq!(row("file-systems")[1..5], ["1", "no", "1", "2"]);
+    assert_eq!(row("identities")[1..5], ["1", "no", "1", "4"]);
+    assert_eq!(row("locks")[1..5], ["1", "yes", "1", "4"]);
+
+    let text = ok(ferryctl(&["state", "show", &file]));
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let of = |record: &str| -> Vec<&serde_json::Value> {
+        lines.iter().filter(|l| l["record"] == record).collect()
+    };
+    assert_eq!(of("file-system")[0]["magic"], "0xef53");
+    assert_eq!(of("identity")[0]["mark"]["bytes"], "0200000000000000");
+    assert_eq!(
+        of("identity")[2]["mark"]["born"],
+        1_764_110_702_123_456_789i64
+    );
+    assert!(of("identity")[3]["mark"]["born"].is_null());
+    let locks = of("lock");
+    assert_eq!(locks.len(), 4);
+    assert_eq!(
+        (&locks[1]["start"], &locks[1]["write"]),
+        (&10.into(), &true.into())
+    );
+    assert!(locks[2]["handle"].is_null());
+    assert_eq!(locks[3]["kind"], "flock");
+
+    // Of one inode.
+    let shown = |options: &[&str]| {
+        let args = [&["state", "show", &file], options].concat();
+        ok(ferryctl(&args))
+    };
+    let text = shown(&["--inode", "3"]);
+    let records: Vec<String> = text
+        .lines()
+        .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap())
+        .map(|v| v["record"].as_str().unwrap().to_owned())
+        .collect();
+    let expected = [
+        "inode", "handle", "identity", "lock", "lock", "lock", "lock",
+    ];
+    assert_eq!(records, expected);
+    let table = shown(&["--table"]);
+    assert!(table.contains("posix  write"), "{table}");
+    assert!(
+        table.contains("flock  write  0x0000000000000007  0 to the end\n"),
+        "{table}"
+    );
+}
+
+#[test]
 fn a_whole_migration_file_of_qemus_is_opened() {
     let dir = tempfile::tempdir().unwrap();
     let mut dialect = Vec::new();
@@ -521,12 +660,11 @@ fn schema_prints_the_records_of_a_version() {
         text.starts_with("state version 1\n\nSession (section 1, session)\n"),
         "{text}"
     );
-    assert_eq!(
-        ok(ferryctl(&["state", "schema", "--state-version", "1"])),
-        text
-    );
+    let of = |version: &str| ok(ferryctl(&["state", "schema", "--state-version", version]));
+    assert_eq!(format!("{}\n{}", of("1"), of("2")), text);
+    assert!(of("2").contains("\nLock (section 8, locks)\n"));
     assert_eq!(
         fails(ferryctl(&["state", "schema", "--state-version", "7"])),
-        "ferryctl: state version 7 is not known here; the newest is 1\n"
+        "ferryctl: state version 7 is not known here; the newest is 2\n"
     );
 }

@@ -242,6 +242,11 @@ pub struct MigrationArgs {
     /// As the source: format of the state; a destination recognises each one that is built in
     #[arg(long, default_value = "postcard", value_name = "FORMAT")]
     pub state_format: String,
+
+    /// As the source: write a state for readers that know state versions up to N, and refuse to
+    /// where the guest would lose something [default: the lowest version that holds the state]
+    #[arg(long, value_name = "N")]
+    pub state_version: Option<u32>,
 }
 
 /// Words of older command lines; see [`Args::apply_legacy`].

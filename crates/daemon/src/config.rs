@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ferryfs_core::passthrough::config as fs;
 use ferryfs_core::passthrough::ids::{IdTable, Translation, TranslationError};
 use ferryfs_sandbox::{seccomp, CapabilityChanges, Confined, IdMaps, Mode, Settings};
-use ferryfs_state::{Registry, StateError};
+use ferryfs_state::{Registry, StateError, StateWriter, WriteOptions};
 
 use crate::args::{
     Args, CachePolicy, FileHandles, LogLevel, MigrationMode, Negotiation, OnError, SandboxMode,
@@ -40,6 +40,8 @@ pub struct Config {
     pub uids: IdTable,
     /// Group ids that are.
     pub gids: IdTable,
+    /// For which readers a state is written.
+    pub state_options: WriteOptions,
 }
 
 /// Why a command line makes no sense.
@@ -84,6 +86,12 @@ pub enum ConfigError {
     /// The format is not built in.
     #[error("--state-format")]
     Format(#[source] StateError),
+    /// There is no such version.
+    #[error("--state-version")]
+    StateVersion(#[source] StateError),
+    /// Another daemon's streams have versions of their own.
+    #[error("--state-version is for ferryfs' own streams, not for --state-format {0}")]
+    DialectVersion(String),
 }
 
 impl Config {
@@ -107,9 +115,18 @@ impl Config {
         if translates && args.share.posix_acl != Negotiation::Never {
             return Err(ConfigError::AclIds);
         }
-        formats
+        let writer = formats
             .writer(&args.migration.state_format)
             .map_err(ConfigError::Format)?;
+        let state_options = match args.migration.state_version {
+            None => WriteOptions::default(),
+            Some(_) if matches!(writer, StateWriter::Dialect(_)) => {
+                return Err(ConfigError::DialectVersion(args.migration.state_format));
+            }
+            Some(version) => {
+                WriteOptions::for_version(version).map_err(ConfigError::StateVersion)?
+            }
+        };
         let socket = match (args.connection.fd, &args.connection.socket_path) {
             (Some(fd), _) if fd < 3 => return Err(ConfigError::Fd(fd)),
             (Some(fd), _) => Socket::Fd(fd),
@@ -130,6 +147,7 @@ impl Config {
             seccomp,
             uids,
             gids,
+            state_options,
             args,
         })
     }
@@ -315,6 +333,28 @@ mod tests {
             text.contains("xml") && text.contains("msgpack+zstd"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn states_are_written_for_the_readers_that_are_named() {
+        let line = "--shared-dir /x --fd 3";
+        let newest = |line: &str| config(line, true).map(|c| c.state_options.newest.0);
+        assert_eq!(newest(line).unwrap(), 2);
+        let line = format!("{line} --state-version");
+        assert_eq!(newest(&format!("{line} 1")).unwrap(), 1);
+        for (options, text) in [
+            (
+                "9",
+                "--state-version: state version 9 is not known here; this release writes 1 to 2",
+            ),
+            (
+                "1 --state-format virtiofsd-v2",
+                "--state-version is for ferryfs' own streams, not for --state-format virtiofsd-v2",
+            ),
+        ] {
+            let error = newest(&format!("{line} {options}")).unwrap_err();
+            assert_eq!(ferryfs_state::error_line(&error), text);
+        }
     }
 
     #[test]

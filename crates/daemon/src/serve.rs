@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches};
 use ferryfs_core::migrate::MigrateFs;
+use ferryfs_core::passthrough::config::boot_id;
 use ferryfs_core::passthrough::{Passthrough, SetupError};
 use ferryfs_core::readonly::ReadOnly;
 use ferryfs_core::server::{CrossingConfig, Server, ServerConfig};
@@ -181,7 +182,9 @@ fn run<F: MigrateFs>(
         writer,
         Limits::default(),
     )
-    .map_err(DaemonError::Format)?;
+    .map_err(DaemonError::Format)?
+    .with_options(config.state_options.forced_by_environment());
+    let boot_id = boot_id();
     let confined = match ferryfs_sandbox::enter(&config.sandbox, &config.shared_dir)
         .map_err(DaemonError::Sandbox)?
     {
@@ -196,8 +199,9 @@ fn run<F: MigrateFs>(
     if config.sandbox.mode == ferryfs_sandbox::Mode::Namespace {
         socket.leave_name();
     }
-    let passthrough =
-        Passthrough::new(config.passthrough(confined)).map_err(DaemonError::FileSystem)?;
+    let mut settings = config.passthrough(confined);
+    settings.boot_id = boot_id;
+    let passthrough = Passthrough::new(settings).map_err(DaemonError::FileSystem)?;
     let fs = make(passthrough).map_err(DaemonError::FileSystem)?;
     if let Some(n) = config.args.connection.thread_pool_size.filter(|n| *n > 0) {
         log::info!(

@@ -7,7 +7,7 @@
 //! which sections fall away with it. What only made the crossing safer is left out
 //! and reported; what the guest has and would miss is refused.
 
-use crate::dialect::Losses;
+use crate::dialect::{Losses, StateWriter};
 use crate::error::StateError;
 use crate::model::State;
 use crate::section::SectionId;
@@ -49,6 +49,14 @@ impl WriteOptions {
                 ..WriteOptions::default()
             }),
             false => Err(StateError::NoSuchVersion { version: newest }),
+        }
+    }
+
+    /// For messages: what a state of `writer` leaves something out of.
+    pub fn target(&self, writer: &StateWriter) -> String {
+        match writer {
+            StateWriter::Format(_) => format!("state version {}", self.newest),
+            StateWriter::Dialect(dialect) => dialect.name().to_owned(),
         }
     }
 

@@ -116,6 +116,9 @@ pub struct Config {
     /// `/proc/self/fd`, opened as a directory, where `/proc` will not be there
     /// when the file system is made (behind a `chroot`); `None` opens it.
     pub proc_self_fd: Option<OwnedFd>,
+    /// The host's boot id ([`boot_id`]), within which device numbers tell file
+    /// systems apart; `None` where that is not known.
+    pub boot_id: Option<[u8; 16]>,
     /// What the guest may cache.
     pub cache: CachePolicy,
     /// Let the guest kernel collect writes (`FUSE_WRITEBACK_CACHE`).
@@ -165,6 +168,7 @@ impl Config {
         Config {
             root,
             proc_self_fd: None,
+            boot_id: None,
             cache: CachePolicy::auto(),
             writeback: false,
             readdirplus: true,
@@ -186,9 +190,39 @@ impl Config {
     }
 }
 
+/// The kernel's boot id: 16 bytes that are others after each boot, on any host. To
+/// be read before a confinement hides `/proc`.
+pub fn boot_id() -> Option<[u8; 16]> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    parse_boot_id(text.trim())
+}
+
+/// A UUID's bytes.
+fn parse_boot_id(text: &str) -> Option<[u8; 16]> {
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    if digits.len() != 32 {
+        return None;
+    }
+    u128::from_str_radix(&digits, 16)
+        .ok()
+        .map(u128::to_be_bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_boot_id_is_sixteen_bytes() {
+        assert_eq!(
+            parse_boot_id("3c5cfcf9-a1dd-4905-a576-38fd43adab45").map(|id| id[..3].to_vec()),
+            Some(vec![0x3c, 0x5c, 0xfc])
+        );
+        for text in ["", "3c5cfcf9", "3c5cfcf9-a1dd-4905-a576-38fd43adab4g"] {
+            assert_eq!(parse_boot_id(text), None);
+        }
+        assert!(boot_id().is_some(), "every Linux has one");
+    }
 
     #[test]
     fn a_policy_that_caches_never_says_zero() {

@@ -91,7 +91,12 @@ impl Passthrough {
     /// and the object has none.
     pub(crate) fn describe(&self, object: Object<'_>) -> FsResult<(NewInode, Statx)> {
         let stx = sys::statx(object.fd())?;
-        let (numbers, kind) = (numbers_of(&stx), kind_of(&stx));
+        Ok((self.describe_as(object, &stx)?, stx))
+    }
+
+    /// [`Passthrough::describe`] of an object whose attributes are in hand.
+    pub(super) fn describe_as(&self, object: Object<'_>, stx: &Statx) -> FsResult<NewInode> {
+        let (numbers, kind) = (numbers_of(stx), kind_of(stx));
         let place = match self.handle_of(object.fd(), numbers, kind)? {
             Some((mount, handle)) => Place::Handle { mount, handle },
             None => Place::Fd(match object {
@@ -102,12 +107,11 @@ impl Passthrough {
                 }
             }),
         };
-        let new = NewInode {
+        Ok(NewInode {
             kind,
             numbers,
             place,
-        };
-        Ok((new, stx))
+        })
     }
 
     /// The inode that an object is, new or known, with one more lookup.

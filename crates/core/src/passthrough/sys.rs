@@ -73,6 +73,29 @@ pub(super) fn statx_at(dir: BorrowedFd<'_>, name: &CStr) -> FsResult<Statx> {
     Ok(rustix::fs::statx(dir, name, flags, WANTED)?)
 }
 
+/// [`statx`] that also asks when the object came to be; a share on FUSE may have to
+/// ask its server for that.
+pub(super) fn statx_born(fd: BorrowedFd<'_>) -> FsResult<Statx> {
+    let wanted = WANTED.union(StatxFlags::BTIME);
+    Ok(rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, wanted)?)
+}
+
+/// [`statx_at`] that also asks when the object came to be.
+pub(super) fn statx_born_at(dir: BorrowedFd<'_>, name: &CStr) -> FsResult<Statx> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let wanted = WANTED.union(StatxFlags::BTIME);
+    Ok(rustix::fs::statx(dir, name, flags, wanted)?)
+}
+
+/// When the object came to be, in nanoseconds since 1970, where that is known.
+pub(super) fn born_of(stx: &Statx) -> Option<i64> {
+    if stx.stx_mask & StatxFlags::BTIME.bits() == 0 {
+        return None;
+    }
+    let seconds = stx.stx_btime.tv_sec.checked_mul(1_000_000_000)?;
+    seconds.checked_add(stx.stx_btime.tv_nsec.into())
+}
+
 /// The mount that the object is on, as the 32-bit id that `name_to_handle_at`
 /// and `/proc/self/mountinfo` use as well; 0 where the kernel is too old to say.
 pub(super) fn mnt_id_of(stx: &Statx) -> u32 {

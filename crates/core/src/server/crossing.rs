@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 
 use ferryfs_state::{
     error_line, read_state, FsState, Limits, Registry, Session, State, StateError, StateWriter,
-    WriterInfo,
+    WriteOptions, WriterInfo,
 };
 
 use super::{init, Server};
@@ -21,6 +21,7 @@ pub struct CrossingConfig {
     format: StateWriter,
     writer: WriterInfo,
     limits: Limits,
+    options: WriteOptions,
 }
 
 impl CrossingConfig {
@@ -40,7 +41,15 @@ impl CrossingConfig {
             registry,
             writer,
             limits,
+            options: WriteOptions::default(),
         })
+    }
+
+    /// Writes for readers that `options` describe.
+    #[must_use]
+    pub fn with_options(mut self, options: WriteOptions) -> CrossingConfig {
+        self.options = options;
+        self
     }
 }
 
@@ -51,6 +60,7 @@ impl fmt::Debug for CrossingConfig {
             .field("format", &self.format.name())
             .field("writer", &self.writer)
             .field("limits", &self.limits)
+            .field("options", &self.options)
             .finish()
     }
 }
@@ -73,10 +83,11 @@ impl<F: MigrateFs> Server<F> {
         let state = State { session, fs };
         let (bytes, losses) = config
             .format
-            .write(&state, &config.writer, out)
+            .write_with(&state, &config.writer, &config.options, out)
             .map_err(CrossingError::Write)?;
         for loss in losses.iter() {
-            log::warn!("not in a state of {}: {loss}", config.format.name());
+            let target = config.options.target(&config.format);
+            log::warn!("left out of {target}: {loss}");
         }
         Ok(SaveReport {
             inodes: state.fs.inodes.len() as u64,

@@ -5,7 +5,8 @@ use serde_bytes::ByteBuf;
 
 use super::*;
 use crate::model::FsState;
-use crate::testing::{any_state, large, sample};
+use crate::model::{Lock, LockKind};
+use crate::testing::{any_state, large, sample, sample_v2};
 
 /// What `validate` says to the sample after `change`.
 fn refusal(change: impl FnOnce(&mut State)) -> String {
@@ -393,6 +394,197 @@ fn counts_are_limited() {
         validate(&sample(), &limits).unwrap_err().to_string(),
         "handle 4: more than 1 records"
     );
+}
+
+/// What `validate` says to the sample of version 2 after `change`.
+fn refusal_v2(change: impl FnOnce(&mut State)) -> String {
+    let mut state = sample_v2();
+    change(&mut state);
+    validate(&state, &Limits::default())
+        .expect_err("it must be refused")
+        .to_string()
+}
+
+#[test]
+fn identities_that_cannot_be_are_refused() {
+    validate(&sample_v2(), &Limits::default()).unwrap();
+    for (found, expected) in [
+        (
+            refusal_v2(|s| s.fs.file_systems[1].id = 0),
+            "file system 0: the id is used twice",
+        ),
+        (
+            refusal_v2(|s| s.fs.file_systems.swap(0, 1)),
+            "file system 0: not in ascending order: it comes after 4",
+        ),
+        (
+            refusal_v2(|s| s.fs.file_systems[0].boot = ByteBuf::from(vec![0; 15])),
+            "file system 0: a boot id of 15 bytes, not of 16 or none",
+        ),
+        (
+            refusal_v2(|s| s.fs.identities[1].inode = 1),
+            "identity of inode 1: the id is used twice",
+        ),
+        (
+            refusal_v2(|s| s.fs.identities.swap(0, 2)),
+            "identity of inode 2: not in ascending order: it comes after 3",
+        ),
+        (
+            refusal_v2(|s| s.fs.identities[3].inode = 6),
+            "identity of inode 6: the inode is not in the stream",
+        ),
+        (
+            refusal_v2(|s| s.fs.identities[2].file_system = 1),
+            "identity of inode 3: it is on file system 1, which is not in the stream",
+        ),
+        (
+            refusal_v2(|s| {
+                s.fs.identities[0].mark = Mark::Handle {
+                    kind: 1,
+                    bytes: ByteBuf::new(),
+                }
+            }),
+            "identity of inode 1: a file handle of 0 bytes",
+        ),
+        (
+            refusal_v2(|s| {
+                s.fs.identities[0].mark = Mark::Handle {
+                    kind: 1,
+                    bytes: ByteBuf::from(vec![0; 129]),
+                }
+            }),
+            "identity of inode 1: a file handle of 129 bytes",
+        ),
+    ] {
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn locks_that_no_kernel_grants_are_refused() {
+    let lock = |n: usize, change: fn(&mut Lock)| refusal_v2(|s| change(&mut s.fs.locks[n]));
+    let owner = "lock of inode 3 from byte 0 by owner 0x5eed: ";
+    for (found, expected) in [
+        (
+            lock(0, |l| l.inode = 4),
+            "lock of inode 4 from byte 0 by owner 0x5eed: not in order",
+        ),
+        (
+            refusal_v2(|s| s.fs.locks.swap(0, 1)),
+            &format!("{owner}not in order: locks stand by inode, kind, owner and first byte"),
+        ),
+        (
+            lock(0, |l| l.end = u64::MAX),
+            &format!(
+                "{owner}bytes 0 to 18446744073709551615 are no range: it must end at or after its \
+                 start and by 2^63-1"
+            ),
+        ),
+        (
+            lock(1, |l| l.end = 9),
+            "lock of inode 3 from byte 10 by owner 0x5eed: bytes 10 to 9 are no range",
+        ),
+        (
+            lock(3, |l| l.end = 9),
+            "lock of inode 3 from byte 0 by owner 0x7: a flock lock has the whole file, bytes 0 \
+             to 2^63-1, not 0 to 9",
+        ),
+        (
+            lock(1, |l| l.start = 9),
+            "lock of inode 3 from byte 9 by owner 0x5eed: it overlaps the same owner's lock of \
+             bytes 0 to 9",
+        ),
+        (
+            refusal_v2(|s| s.fs.locks.insert(1, s.fs.locks[0].clone())),
+            &format!("{owner}it overlaps the same owner's lock of bytes 0 to 9"),
+        ),
+        (
+            refusal_v2(|s| s.fs.locks[2].end = 10),
+            "lock of inode 3 from byte 10 by owner 0x5eed: it excludes a lock that owner \
+             0xffffffffffffffff holds on some of the same bytes",
+        ),
+        (
+            refusal_v2(|s| {
+                let mut other = s.fs.locks[3].clone();
+                other.owner = 8;
+                other.write = false;
+                s.fs.locks.push(other);
+            }),
+            "lock of inode 3 from byte 0 by owner 0x8: it excludes a lock that owner 0x7 holds on \
+             some of the same bytes",
+        ),
+        (
+            refusal_v2(|s| s.fs.locks.iter_mut().for_each(|l| l.inode = 4)),
+            "lock of inode 4 from byte 0 by owner 0x5eed: its inode 4 is not in the stream",
+        ),
+        (
+            refusal_v2(|s| s.fs.locks.iter_mut().for_each(|l| l.inode = 2)),
+            "lock of inode 2 from byte 0 by owner 0x5eed: inode 2 has file type 0o40000; only \
+             regular files have locks",
+        ),
+        (
+            lock(0, |l| l.handle = Some(3)),
+            &format!("{owner}its handle 3 is not in the stream"),
+        ),
+        (
+            lock(0, |l| l.handle = Some(4)),
+            &format!("{owner}its handle 4 is of inode 2"),
+        ),
+    ] {
+        assert!(found.starts_with(expected), "{found}\n{expected}");
+    }
+    let limits = Limits {
+        locks: 3,
+        ..Limits::default()
+    };
+    let error = validate(&sample_v2(), &limits).unwrap_err();
+    assert!(
+        error.to_string().ends_with(": more than 3 records"),
+        "{error}"
+    );
+}
+
+/// Locks of one file as one byte of it each knows them, against the rule itself.
+#[test]
+fn conflicts_are_found_wherever_they_are() {
+    const OWNERS: [u64; 3] = [1, 2, 3];
+    let lock = |(owner, write, start, end): (u64, bool, u64, u64)| Lock {
+        handle: None,
+        inode: 3,
+        owner,
+        kind: LockKind::Posix,
+        write,
+        start,
+        end,
+        pid: 0,
+    };
+    // Every way in which three owners can have one range of a few bytes each.
+    let ranges: Vec<_> = (0..4).flat_map(|a| (a..4).map(move |b| (a, b))).collect();
+    let modes: Vec<Vec<bool>> = (0..8u8)
+        .map(|bits| (0..3).map(|n| bits >> n & 1 == 1).collect())
+        .collect();
+    let mut conflicting = 0;
+    for (x, y, z) in ranges
+        .iter()
+        .flat_map(|x| ranges.iter().map(move |y| (x, y)))
+        .flat_map(|(x, y)| ranges.iter().map(move |z| (x, y, z)))
+    {
+        for writes in &modes {
+            let mut state = sample_v2();
+            let taken = OWNERS.iter().zip([x, y, z]).zip(writes);
+            let locks = taken.map(|((owner, (start, end)), write)| (*owner, *write, *start, *end));
+            state.fs.locks = locks.map(lock).collect();
+            let locks = &state.fs.locks;
+            let clash = |a: &Lock, b: &Lock| {
+                a.owner != b.owner && (a.write || b.write) && a.start <= b.end && b.start <= a.end
+            };
+            let expected = locks.iter().any(|a| locks.iter().any(|b| clash(a, b)));
+            let found = validate(&state, &Limits::default());
+            assert_eq!(found.is_err(), expected, "{locks:?}: {found:?}");
+            conflicting += usize::from(expected);
+        }
+    }
+    assert!(conflicting > 1000);
 }
 
 proptest! {

@@ -14,8 +14,10 @@ use super::super::handle::{HandleKind, OpenFile};
 use super::super::handle_bytes;
 use super::super::inode::{Inode, Place};
 use super::super::Passthrough;
+use super::everything;
+use super::identity::Collector;
 use super::relocate::Whereabouts;
-use super::{everything, verify};
+use super::verify::{self, Verdict};
 use crate::errno::Errno;
 use crate::types::{HandleId, NodeId};
 
@@ -40,17 +42,23 @@ impl Passthrough {
         let open: HashSet<NodeId> = handles.iter().map(|(_, file)| file.node()).collect();
 
         let mut losses = Losses::default();
+        let mut born = HashMap::new();
         if self.config.migration_mode == MigrationMode::FindPaths {
             let again: Vec<Arc<Inode>> = match &found {
                 Some(found) => inodes
                     .iter()
-                    .filter(|i| found.suspects.contains(&i.id()) || found.changed.contains(&i.id()))
+                    .filter(|i| {
+                        let id = i.id();
+                        found.verdict.suspects.contains(&id) || found.changed.contains(&id)
+                    })
                     .cloned()
                     .collect(),
                 // No precopy, as for a snapshot: all of it now.
                 None => inodes.clone(),
             };
-            self.find_again(&again, &open, &mut losses);
+            let seen = self.find_again(&again, &open, &mut losses);
+            born = found.map(|found| found.verdict.born).unwrap_or_default();
+            born.extend(seen);
             // Directories that were found on the way are known now.
             inodes = everything(&self.inodes);
         }
@@ -63,13 +71,22 @@ impl Passthrough {
             next_handle: self.handles.next(),
             ..FsState::default()
         };
+        let mut identities = Collector::new(self.config.boot_id);
+        if let Some(root) = inodes.first().filter(|inode| inode.id() == NodeId::ROOT) {
+            identities.add_root(root);
+        }
         match self.config.migration_mode {
             MigrationMode::FindPaths => {
-                state.inodes = inodes
-                    .iter()
-                    .map(|inode| self.record(inode, self.place_by_name(inode, &losses)))
-                    .collect();
+                for inode in &inodes {
+                    let location = self.place_by_name(inode, &losses);
+                    if !matches!(location, Location::Root | Location::Lost { .. }) {
+                        identities.add_known(inode, born.get(&inode.id()).copied());
+                    }
+                    state.inodes.push(self.record(inode, location));
+                }
             }
+            // A handle is an identity itself; which share it is of is told by the
+            // root's.
             MigrationMode::FileHandles => {
                 let mut mounts = MountTable::default();
                 state.inodes = inodes
@@ -83,14 +100,22 @@ impl Passthrough {
             }
         }
         self.judge(&losses)?;
+        state.file_systems = identities.file_systems;
+        state.identities = identities.identities;
         state.handles = self.handle_records(&handles, &state.inodes);
         Ok(state)
     }
 
-    /// Checks the names of `nodes` and corrects those that are wrong.
-    fn find_again(&self, nodes: &[Arc<Inode>], open: &HashSet<NodeId>, losses: &mut Losses) {
+    /// Checks the names of `nodes` and corrects those that are wrong. Answers when
+    /// those that are held by descriptor came to be.
+    fn find_again(
+        &self,
+        nodes: &[Arc<Inode>],
+        open: &HashSet<NodeId>,
+        losses: &mut Losses,
+    ) -> HashMap<NodeId, Option<i64>> {
         let never = AtomicBool::new(false);
-        let suspects = verify::suspects(&self.inodes, &self.names, nodes, &never);
+        let Verdict { suspects, born } = verify::verify(&self.inodes, &self.names, nodes, &never);
         for inode in nodes.iter().filter(|inode| suspects.contains(&inode.id())) {
             let (why, needed) = match self.relocate(inode) {
                 Ok(Whereabouts::Found) => continue,
@@ -107,6 +132,7 @@ impl Passthrough {
             };
             losses.add(inode.id(), why, needed);
         }
+        born
     }
 
     fn record(&self, inode: &Inode, location: Location) -> InodeRecord {

@@ -4,9 +4,11 @@
 //! ([`super::names`]) still leads to its inode; the guest's own changes are in the
 //! names already, so what is left for the time when the device is stopped is what
 //! third parties have renamed, and what changed since. On the destination, a plan
-//! is a second set of tables beside the live ones.
+//! is a second set of tables beside the live ones, and what has a name there must be
+//! what had it at the source ([`identity`]).
 
 mod collect;
+mod identity;
 mod relocate;
 mod restore;
 mod verify;
@@ -24,6 +26,8 @@ use ferryfs_state::FsState;
 use super::config::MigrationMode;
 use super::inode::{Inode, Inodes, SHARDS};
 use super::Passthrough;
+use verify::Verdict;
+
 use crate::migrate::MigrateFs;
 use crate::types::NodeId;
 
@@ -35,13 +39,13 @@ pub(super) struct Precopy(Mutex<Option<Run>>);
 
 struct Run {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<HashSet<NodeId>>,
+    thread: JoinHandle<Verdict>,
 }
 
 /// What precopy has found.
 struct Found {
-    /// Inodes whose name did not lead to them.
-    suspects: HashSet<NodeId>,
+    /// What the look at all names told.
+    verdict: Verdict,
     /// Inodes that are new or have other names since they were looked at.
     changed: HashSet<NodeId>,
 }
@@ -68,13 +72,13 @@ impl Passthrough {
             .name("precopy".into())
             .spawn(move || {
                 let nodes = everything(&inodes);
-                let suspects = verify::suspects(&inodes, &names, &nodes, &stopped);
+                let verdict = verify::verify(&inodes, &names, &nodes, &stopped);
                 log::debug!(
                     "precopy: looked at {} inodes; {} are not where they were",
                     nodes.len(),
-                    suspects.len()
+                    verdict.suspects.len()
                 );
-                suspects
+                verdict
             });
         match spawned {
             Ok(thread) => *run = Some(Run { stop, thread }),
@@ -98,10 +102,10 @@ impl Passthrough {
         if !finish {
             run.stop.store(true, Ordering::Relaxed);
         }
-        let suspects = run.thread.join();
+        let verdict = run.thread.join();
         let changed = self.names.take_changed();
         self.names.track(false);
-        suspects.ok().map(|suspects| Found { suspects, changed })
+        verdict.ok().map(|verdict| Found { verdict, changed })
     }
 }
 

@@ -7,18 +7,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use ferryfs_state::validate::KIND_UNKNOWN;
-use ferryfs_state::{FsState, Handle, Inode as InodeRecord, Location, Mount};
-use serde_bytes::ByteBuf;
+use ferryfs_state::{FsState, Inode as InodeRecord, Location, Mount};
 
 use super::super::config::MigrationOnError;
-use super::super::handle::{HandleKind, Handles, OpenFile};
+use super::super::handle::Handles;
 use super::super::handle_bytes::{FileHandle, MountRef};
 use super::super::inode::{Inode, Inodes, NewInode, Numbers, Place};
 use super::super::lookup::{links_of, Object};
 use super::super::names::Names;
 use super::super::{sys, Passthrough};
+use super::identity::{Comparer, Unfit};
 use crate::errno::{Errno, FsResult};
-use crate::types::{HandleId, NodeId};
+use crate::types::NodeId;
+use words::{kind_name, path_text, What};
+
+mod handles;
+mod words;
 
 /// Objects named in the log before the rest is only counted.
 const NAMED: usize = 20;
@@ -41,10 +45,23 @@ pub(super) fn apply(fs: &Passthrough, plan: Plan) -> u64 {
 }
 
 /// Finds everything. See [`crate::migrate::MigrateFs::plan_restore`].
-pub(super) fn plan(fs: &Passthrough, state: FsState, session_flags: u64) -> Result<Plan, String> {
+pub(super) fn plan(
+    fs: &Passthrough,
+    mut state: FsState,
+    session_flags: u64,
+) -> Result<Plan, String> {
     let root = Passthrough::root_inode(fs.config.root.as_fd())
         .map_err(|e| format!("cannot examine the shared directory: {e}"))?;
     check_root(&state, root.kind)?;
+    if let Some(first) = state.locks.first() {
+        return Err(format!(
+            "the guest holds {} file lock(s), the first on inode {}, and this daemon takes none \
+             over: let the guest release them",
+            state.locks.len(),
+            first.inode
+        ));
+    }
+    let comparer = Comparer::new(&mut state, fs.config.root.as_fd(), fs.config.boot_id)?;
     let root_numbers = root.numbers;
     let inodes = fs.inodes.sibling(root);
     // New directories met on the way must not take a number of the state's.
@@ -54,8 +71,10 @@ pub(super) fn plan(fs: &Passthrough, state: FsState, session_flags: u64) -> Resu
         names: fs.names.sibling(),
         inodes,
         mounts: HashMap::new(),
+        comparer,
         beneath: HashSet::from([(root_numbers.dev, root_numbers.ino)]),
         errors: Vec::new(),
+        replaced: Vec::new(),
     };
     planner.open_mounts(&state.mounts);
     let open = state.handles.iter().map(|handle| handle.inode).collect();
@@ -83,29 +102,20 @@ fn check_root(state: &FsState, kind: u32) -> Result<(), String> {
     }
 }
 
-fn kind_name(kind: u32) -> &'static str {
-    match kind {
-        libc::S_IFREG => "regular file",
-        libc::S_IFDIR => "directory",
-        libc::S_IFLNK => "symbolic link",
-        libc::S_IFIFO => "fifo",
-        libc::S_IFSOCK => "socket",
-        libc::S_IFCHR => "character device",
-        libc::S_IFBLK => "block device",
-        _ => "file of unknown type",
-    }
-}
-
 struct Planner<'a> {
     fs: &'a Passthrough,
     inodes: Inodes,
     names: Names,
     /// The stream's mounts.
     mounts: HashMap<u32, Result<Arc<MountRef>, Errno>>,
+    /// What found objects are compared with.
+    comparer: Comparer,
     /// Directories, by device and inode number, that are known to lie in the share.
     beneath: HashSet<(u64, u64)>,
     /// One text for each object that is not found.
     errors: Vec<String>,
+    /// Which of those are of objects that are others than the guest's.
+    replaced: Vec<usize>,
 }
 
 impl Planner<'_> {
@@ -121,6 +131,16 @@ impl Planner<'_> {
         }
         if self.fs.config.migration_on_error == MigrationOnError::GuestError {
             return Ok(());
+        }
+        if let Some(&first) = self.replaced.first() {
+            return Err(format!(
+                "{} of the guest's files have been replaced since the source looked, the first: \
+                 {}; let the VM go on at the source, which follows what was only moved, and \
+                 migrate again; --migration-on-error guest-error takes the rest over, and of a \
+                 state without identities (--state-version 1) whatever has the names is taken",
+                self.replaced.len(),
+                self.errors[first]
+            ));
         }
         Err(format!(
             "{} of the guest's files cannot be found or opened here, the first: {first}; is \
@@ -176,11 +196,13 @@ impl Planner<'_> {
                 Location::Path { from, .. } => children.push((*from, record)),
                 Location::Root => {}
                 Location::Handle(handle) => {
-                    let found = self.find_by_handle(handle, record.kind);
-                    if matches!(found, Err(Errno::ESTALE)) && !open.contains(&record.id) {
+                    let found = self.find_by_handle(handle, record);
+                    if matches!(found, Err(Unfit::Errno(Errno::ESTALE)))
+                        && !open.contains(&record.id)
+                    {
                         gone.push(record);
                         self.insert(record, lost(record.kind, Errno::ESTALE));
-                    } else if let Some((inode, _)) = self.take(record, found, "its file handle") {
+                    } else if let Some((inode, _)) = self.take(record, found, What::Handle) {
                         by_handle += 1;
                         self.confine(&inode);
                     }
@@ -256,14 +278,14 @@ impl Planner<'_> {
         match &record.location {
             Location::Child { name, .. } => {
                 let found = open_child(dir.as_fd(), name);
-                let found = self.examine(found, record.kind);
-                let what = format!("\"{}\" in inode {}", name.escape_ascii(), parent.id());
-                if let Some((inode, links)) = self.take(record, found, &what) {
+                let found = self.examine(found, record);
+                let what = What::Name(parent, name);
+                if let Some((inode, links)) = self.take(record, found, what) {
                     self.names.insert(&self.inodes, parent, name, &inode, links);
                 }
             }
             Location::Path { components, .. } => {
-                let what = format!("\"{}\" below inode {}", path_text(components), parent.id());
+                let what = What::Path(parent, components);
                 let Some((last, directories)) = components.split_last() else {
                     return;
                 };
@@ -275,8 +297,8 @@ impl Planner<'_> {
                     }
                     Err(e) => (None, Err(e)),
                 };
-                let found = self.examine(found, record.kind);
-                let taken = self.take(record, found, &what);
+                let found = self.examine(found, record);
+                let taken = self.take(record, found, what);
                 let Some(above) = above else { return };
                 if let Some((inode, links)) = taken {
                     self.names.insert(&self.inodes, &above, last, &inode, links);
@@ -318,17 +340,18 @@ impl Planner<'_> {
     }
 
     fn find_by_handle(
-        &self,
+        &mut self,
         handle: &ferryfs_state::FileHandle,
-        kind: u32,
-    ) -> FsResult<(NewInode, u32)> {
+        record: &InodeRecord,
+    ) -> Result<(NewInode, u32), Unfit> {
         let mount = match self.mounts.get(&handle.mount) {
             Some(Ok(mount)) => mount,
-            Some(Err(e)) => return Err(*e),
-            None => return Err(Errno::ENXIO),
+            Some(Err(e)) => return Err(Unfit::Errno(*e)),
+            None => return Err(Unfit::Errno(Errno::ENXIO)),
         };
         let handle = FileHandle::new(handle.kind, &handle.bytes).ok_or(Errno::EINVAL)?;
-        self.examine(handle.open(mount.fd(), libc::O_PATH), kind)
+        let found = handle.open(mount.fd(), libc::O_PATH);
+        self.examine(found, record)
     }
 
     /// Complains of a directory that was found by handle outside the share: the
@@ -387,93 +410,72 @@ impl Planner<'_> {
     }
 
     /// A found object as an inode, with its link count; it must be what it was.
-    fn examine(&self, found: FsResult<OwnedFd>, kind: u32) -> FsResult<(NewInode, u32)> {
-        let (new, stx) = self.fs.describe(Object::Path(found?))?;
-        match (kind, new.kind) {
-            (was, is) if was == is || was == KIND_UNKNOWN => Ok((new, links_of(&stx))),
-            (_, libc::S_IFDIR) => Err(Errno::EISDIR),
-            (libc::S_IFDIR, _) => Err(Errno::ENOTDIR),
-            _ => Err(Errno::ESTALE),
+    fn examine(
+        &mut self,
+        found: FsResult<OwnedFd>,
+        record: &InodeRecord,
+    ) -> Result<(NewInode, u32), Unfit> {
+        let found = found?;
+        let stx = match self.comparer.asks_birth(record.id) {
+            true => sys::statx_born(found.as_fd())?,
+            false => sys::statx(found.as_fd())?,
+        };
+        let new = self.fs.describe_as(Object::Path(found), &stx)?;
+        match (record.kind, new.kind) {
+            (was, is) if was == is || was == KIND_UNKNOWN => {}
+            (_, libc::S_IFDIR) => return Err(Unfit::Errno(Errno::EISDIR)),
+            (libc::S_IFDIR, _) => return Err(Unfit::Errno(Errno::ENOTDIR)),
+            _ => return Err(Unfit::Errno(Errno::ESTALE)),
         }
+        self.comparer.check(record.id, &new, &stx)?;
+        Ok((new, links_of(&stx)))
     }
 
     /// Enters what was found, or its error, under the record's number.
     fn take(
         &mut self,
         record: &InodeRecord,
-        found: FsResult<(NewInode, u32)>,
-        what: &str,
+        found: Result<(NewInode, u32), Unfit>,
+        what: What<'_>,
     ) -> Option<(Arc<Inode>, u32)> {
-        match found {
-            Ok((new, links)) => Some((self.insert(record, new), links)),
-            Err(e) => {
-                self.errors.push(format!(
-                    "inode {} ({}): failed to find {what}: {e}",
-                    record.id,
-                    kind_name(record.kind)
-                ));
-                self.insert(record, lost(record.kind, e));
-                None
+        let unfit = match found {
+            Ok((new, links)) => return Some((self.insert(record, new), links)),
+            Err(unfit) => unfit,
+        };
+        let (id, kind) = (record.id, kind_name(record.kind));
+        let error = match unfit {
+            Unfit::Errno(e) => format!("inode {id} ({kind}): failed to find {what}: {e}"),
+            Unfit::Replaced => {
+                self.replaced.push(self.errors.len());
+                format!(
+                    "inode {id} ({kind}): \"{}\" is another object than the one that the guest \
+                     knows by that name",
+                    self.path_of(&what)
+                )
             }
+        };
+        self.errors.push(error);
+        self.insert(record, lost(record.kind, unfit.errno()));
+        None
+    }
+
+    /// For messages: from the share's root, as far as the names lead there.
+    fn path_of(&self, what: &What<'_>) -> String {
+        let (above, rest) = match what {
+            What::Handle => return what.to_string(),
+            What::Name(above, name) => (above, name.escape_ascii().to_string()),
+            What::Path(above, components) => (above, path_text(components)),
+        };
+        match self.names.path(&self.inodes, above.id()) {
+            Some(path) if !path.is_empty() => {
+                format!("{}/{rest}", path.join(&b'/').escape_ascii())
+            }
+            _ => rest,
         }
     }
 
     fn insert(&self, record: &InodeRecord, new: NewInode) -> Arc<Inode> {
         self.inodes.insert(NodeId(record.id), record.lookups, new)
-    }
-
-    fn open_handles(&mut self, records: &[Handle], session_flags: u64) -> Handles {
-        let handles = Handles::new();
-        for record in records {
-            let node = NodeId(record.inode);
-            let flags = self.flags(record, session_flags);
-            let file = match self.inodes.get(node) {
-                None => Err(Errno::EBADF),
-                Some(inode) => match inode.place() {
-                    // Told already.
-                    Place::Lost(e) => Err(*e),
-                    _ => self.open_handle(&inode, flags).inspect_err(|e| {
-                        self.errors.push(format!(
-                            "handle {} of inode {}: failed to open it with flags {flags:#o}: {e}",
-                            record.id, record.inode
-                        ));
-                    }),
-                },
-            };
-            let kind = match record.directory {
-                true => HandleKind::Dir,
-                false => HandleKind::File,
-            };
-            let open = OpenFile::new(node, kind, file, record.guest_flags, flags);
-            handles.insert(HandleId(record.id), open);
-        }
-        handles
-    }
-
-    /// This daemon's policy over the guest's flags decides, as at the first open;
-    /// the source's access mode is kept where it was wider.
-    fn flags(&self, record: &Handle, session_flags: u64) -> u32 {
-        if record.directory {
-            return (libc::O_RDONLY | libc::O_DIRECTORY) as u32;
-        }
-        let both = libc::O_ACCMODE as u32;
-        let flags =
-            self.fs.effective_flags(record.guest_flags, session_flags) & !(libc::O_TRUNC as u32);
-        match record.host_flags & both == libc::O_RDWR as u32 {
-            true => (flags & !both) | libc::O_RDWR as u32,
-            false => flags,
-        }
-    }
-
-    fn open_handle(&self, inode: &Inode, flags: u32) -> FsResult<OwnedFd> {
-        let noatime = libc::O_NOATIME as u32;
-        match inode.open(self.fs.proc_self_fd(), flags as i32) {
-            // The owner may have changed since; reading is what counts.
-            Err(Errno::EPERM) if flags & noatime != 0 => {
-                inode.open(self.fs.proc_self_fd(), (flags & !noatime) as i32)
-            }
-            other => other,
-        }
     }
 }
 
@@ -487,12 +489,6 @@ fn lost(kind: u32, errno: Errno) -> NewInode {
         },
         place: Place::Lost(errno),
     }
-}
-
-/// For messages.
-fn path_text(components: &[ByteBuf]) -> String {
-    let components: Vec<&[u8]> = components.iter().map(|c| c.as_slice()).collect();
-    components.join(&b'/').escape_ascii().to_string()
 }
 
 fn open_child(dir: BorrowedFd<'_>, name: &[u8]) -> FsResult<OwnedFd> {

@@ -558,6 +558,7 @@ fn collecting_and_restoring_leaks_no_descriptor() {
 }
 
 mod features;
+mod identity;
 
 #[test]
 fn file_handles_that_lead_out_of_the_share_are_refused() {
@@ -570,7 +571,10 @@ fn file_handles_that_lead_out_of_the_share_are_refused() {
         let source = daemon(&dir.path().join("right"), mode, held);
         let flags = mount(&source);
         let deep = walk(&source, &[b"d", b"deep"]);
-        let state = collect(&source);
+        let mut state = collect(&source);
+        // As an older source says it, which does not tell its root from others.
+        state.identities.clear();
+        state.file_systems.clear();
         // The same file system, another directory: the handles can be opened.
         let target = daemon(&dir.path().join("wrong"), mode, held);
         let error = restore(&target, state.clone(), flags).unwrap_err();

@@ -1,6 +1,6 @@
 //! Does the remembered name of an inode still lead to it? One system call each.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,40 +18,71 @@ use crate::types::NodeId;
 /// # Errors
 /// The system call's; `ENOENT` is not one.
 pub(super) fn leads_to(dir: BorrowedFd<'_>, name: &[u8], inode: &Inode) -> FsResult<bool> {
+    look(dir, name, inode).map(|seen| seen.is_it)
+}
+
+/// What one look at a name tells.
+#[derive(Default)]
+struct Seen {
+    /// Whether it leads to the inode.
+    is_it: bool,
+    /// When the object came to be, where that was asked.
+    born: Option<i64>,
+}
+
+fn look(dir: BorrowedFd<'_>, name: &[u8], inode: &Inode) -> FsResult<Seen> {
     let Ok(name) = CString::new(name) else {
-        return Ok(false);
+        return Ok(Seen::default());
     };
     let found = match inode.place() {
         // A handle tells an inode number that was used again from the old one.
-        Place::Handle { mount, handle } => FileHandle::of_name(dir, &name)
-            .map(|(found, mnt_id)| mnt_id == mount.id() && found == *handle),
+        Place::Handle { mount, handle } => {
+            FileHandle::of_name(dir, &name).map(|(found, mnt_id)| Seen {
+                is_it: mnt_id == mount.id() && found == *handle,
+                born: None,
+            })
+        }
         // The descriptor keeps its number from being used again.
-        Place::Fd(_) => sys::statx_at(dir, &name).map(|stx| {
+        Place::Fd(_) => sys::statx_born_at(dir, &name).map(|stx| {
             let numbers = inode.numbers();
-            sys::mnt_id_of(&stx) == numbers.mnt_id
-                && sys::dev_of(&stx) == numbers.dev
-                && stx.stx_ino == numbers.ino
+            Seen {
+                is_it: sys::mnt_id_of(&stx) == numbers.mnt_id
+                    && sys::dev_of(&stx) == numbers.dev
+                    && stx.stx_ino == numbers.ino,
+                born: sys::born_of(&stx),
+            }
         }),
-        Place::Lost(_) => return Ok(false),
+        Place::Lost(_) => return Ok(Seen::default()),
     };
     match found {
-        Err(e) if e.raw() == libc::ENOENT => Ok(false),
+        Err(e) if e.raw() == libc::ENOENT => Ok(Seen::default()),
         other => other,
     }
 }
 
-/// Checks `nodes` and answers those whose name is unknown, no longer leads to
-/// them, or cannot be checked. Ends early, with what there is, once `stop` is set.
+/// What a look at many names has told.
+#[derive(Default)]
+pub(super) struct Verdict {
+    /// Inodes whose name is unknown, no longer leads to them, or cannot be checked.
+    pub(super) suspects: HashSet<NodeId>,
+    /// When those that are held by descriptor came to be: what the look told anyway.
+    pub(super) born: HashMap<NodeId, Option<i64>>,
+}
+
+/// Checks `nodes`. Ends early, with what there is, once `stop` is set.
 ///
 /// May run beside requests: a name that a request is changing at this moment is
 /// held still for one system call, no longer.
-pub(super) fn suspects(
+pub(super) fn verify(
     inodes: &Inodes,
     names: &Names,
     nodes: &[Arc<Inode>],
     stop: &AtomicBool,
-) -> HashSet<NodeId> {
-    let mut suspects = HashSet::new();
+) -> Verdict {
+    let Verdict {
+        mut suspects,
+        mut born,
+    } = Verdict::default();
     let mut named: Vec<(Link, &Arc<Inode>)> = Vec::with_capacity(nodes.len());
     for inode in nodes {
         if inode.id() == NodeId::ROOT || matches!(inode.place(), Place::Lost(_)) {
@@ -71,20 +102,25 @@ pub(super) fn suspects(
         let dir = parent.as_ref().and_then(|parent| parent.fd().ok());
         for (link, inode) in group {
             if stop.load(Ordering::Relaxed) {
-                return suspects;
+                return Verdict { suspects, born };
             }
             let _still = names.hold(link.parent, &link.name);
             // Renamed by the guest since: its new name was right a moment ago.
             if names.primary_of(inode).as_ref() != Some(link) {
                 continue;
             }
-            let right = dir
+            let seen = dir
                 .as_ref()
-                .is_some_and(|dir| matches!(leads_to(dir.as_fd(), &link.name, inode), Ok(true)));
-            if !right && inode.lookups() > 0 {
+                .and_then(|dir| look(dir.as_fd(), &link.name, inode).ok())
+                .unwrap_or_default();
+            if seen.is_it {
+                if matches!(inode.place(), Place::Fd(_)) {
+                    born.insert(inode.id(), seen.born);
+                }
+            } else if inode.lookups() > 0 {
                 suspects.insert(inode.id());
             }
         }
     }
-    suspects
+    Verdict { suspects, born }
 }

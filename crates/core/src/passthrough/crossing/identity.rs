@@ -1,0 +1,435 @@
+//! Which object an inode was at the source, and whether what has its name at the
+//! destination is that one.
+//!
+//! A name, or an inode number, can be another file's by the time it is looked at.
+//! The source says by what it tells its objects; the destination compares where that
+//! means anything there:
+//!
+//! - Its root is the source's root, on the same file system: it is the same share,
+//!   and every file must be the one that it was.
+//! - Its root is another directory: it is a copy, of which nothing but names and
+//!   types can be expected to be the same. Nothing else is compared.
+//! - A state by file handle presupposes the same share; another root is refused.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use ferryfs_state::validate::ROOT_ID;
+use ferryfs_state::{FileSystem, FsState, Identity, Inode as InodeRecord, Location, Mark};
+use rustix::fs::Statx;
+use serde_bytes::ByteBuf;
+
+use super::super::handle_bytes;
+use super::super::inode::{Inode, NewInode, Place};
+use super::super::sys;
+use crate::errno::{Errno, FsResult};
+
+/// The file system that `fd` is on, as number `id` of a stream. `boot` is the host's
+/// boot id.
+///
+/// # Errors
+/// What `statfs` gives.
+fn describe(fd: BorrowedFd<'_>, device: u64, boot: Option<[u8; 16]>) -> FsResult<FileSystem> {
+    let fsid = rustix::fs::fstatvfs(fd)?.f_fsid;
+    Ok(FileSystem {
+        id: 0,
+        magic: rustix::fs::fstatfs(fd)?.f_type as u64,
+        // XFS and others make it of the device number, which another host has for
+        // something else.
+        fsid: match fsid == kernel_encoding(device) {
+            true => 0,
+            false => fsid,
+        },
+        device,
+        boot: ByteBuf::from(boot.map_or(Vec::new(), |boot| boot.to_vec())),
+    })
+}
+
+/// The kernel's own encoding of a device number (`new_encode_dev`).
+fn kernel_encoding(device: u64) -> u64 {
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    u64::from(minor & 0xff | major << 8 | (minor & !0xff) << 12)
+}
+
+/// Whether two descriptions are of one file system; `None` where they do not tell.
+fn same(a: &FileSystem, b: &FileSystem) -> Option<bool> {
+    if a.magic != b.magic {
+        return Some(false);
+    }
+    if a.fsid != 0 && b.fsid != 0 {
+        return Some(a.fsid == b.fsid);
+    }
+    if !a.boot.is_empty() && a.boot == b.boot {
+        return Some(a.device == b.device);
+    }
+    None
+}
+
+fn handle_mark(handle: &handle_bytes::FileHandle) -> Mark {
+    Mark::Handle {
+        kind: handle.kind(),
+        bytes: ByteBuf::from(handle.bytes()),
+    }
+}
+
+/// The mark of the object that `fd` is: its handle where it has one.
+fn mark_of(fd: BorrowedFd<'_>, stx: &Statx) -> Mark {
+    match handle_bytes::FileHandle::of_fd(fd) {
+        Ok((handle, _)) => handle_mark(&handle),
+        Err(_) => Mark::Numbers {
+            ino: stx.stx_ino,
+            born: sys::born_of(stx),
+        },
+    }
+}
+
+/// The identities of a state being collected.
+pub(super) struct Collector {
+    boot: Option<[u8; 16]>,
+    /// By device; `None` for one that cannot be described.
+    numbers: HashMap<u64, Option<u32>>,
+    pub(super) file_systems: Vec<FileSystem>,
+    pub(super) identities: Vec<Identity>,
+}
+
+impl Collector {
+    pub(super) fn new(boot: Option<[u8; 16]>) -> Collector {
+        Collector {
+            boot,
+            numbers: HashMap::new(),
+            file_systems: Vec::new(),
+            identities: Vec::new(),
+        }
+    }
+
+    /// Adds the root's, by what it takes to tell it: once for a state.
+    pub(super) fn add_root(&mut self, root: &Inode) {
+        let mark = root.fd().and_then(|fd| {
+            let stx = sys::statx_born(fd.as_fd())?;
+            Ok(mark_of(fd.as_fd(), &stx))
+        });
+        match mark {
+            Ok(mark) => self.add(root, mark),
+            Err(e) => log::warn!("the share's root crosses without its identity: {e}"),
+        }
+    }
+
+    /// Adds that of an inode by what is known of it: its handle, or its number and
+    /// when it was `born`, which is asked for only where that is not known.
+    pub(super) fn add_known(&mut self, inode: &Inode, born: Option<Option<i64>>) {
+        let mark = match inode.place() {
+            Place::Handle { handle, .. } => handle_mark(handle),
+            Place::Fd(fd) => Mark::Numbers {
+                ino: inode.numbers().ino,
+                born: born.unwrap_or_else(|| {
+                    let stx = sys::statx_born(fd.as_fd());
+                    stx.ok().as_ref().and_then(sys::born_of)
+                }),
+            },
+            Place::Lost(_) => return,
+        };
+        self.add(inode, mark);
+    }
+
+    fn add(&mut self, inode: &Inode, mark: Mark) {
+        let device = inode.numbers().dev;
+        let number = match self.numbers.get(&device) {
+            Some(known) => *known,
+            None => {
+                let described = inode
+                    .fd()
+                    .and_then(|fd| describe(fd.as_fd(), device, self.boot));
+                let number = described.ok().map(|mut described| {
+                    described.id = self.file_systems.len() as u32;
+                    self.file_systems.push(described);
+                    self.file_systems.len() as u32 - 1
+                });
+                self.numbers.insert(device, number);
+                number
+            }
+        };
+        if let Some(file_system) = number {
+            self.identities.push(Identity {
+                inode: inode.id().0,
+                file_system,
+                mark,
+            });
+        }
+    }
+}
+
+/// Why what was found is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// It cannot be looked at, or is of another type.
+    Errno(Errno),
+    /// It is not what the guest knows by that name.
+    Replaced,
+}
+
+impl From<Errno> for Unfit {
+    fn from(errno: Errno) -> Unfit {
+        Unfit::Errno(errno)
+    }
+}
+
+impl Unfit {
+    /// What the guest gets.
+    pub(super) fn errno(self) -> Errno {
+        match self {
+            Unfit::Errno(errno) => errno,
+            Unfit::Replaced => Errno::ESTALE,
+        }
+    }
+}
+
+/// What a destination compares what it finds with.
+pub(super) struct Comparer {
+    here: Here,
+    /// By ascending inode; none where nothing is to be compared.
+    identities: Vec<Identity>,
+}
+
+/// The stream's file systems, and which of those here they are.
+struct Here {
+    boot: Option<[u8; 16]>,
+    file_systems: Vec<FileSystem>,
+    /// By number in the stream and device number here.
+    known: HashMap<(u32, u64), Option<bool>>,
+}
+
+/// What the root here is to the source's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Root {
+    /// It is the same.
+    Same,
+    /// It looks the same, but on another file system, or on one of which that cannot
+    /// be told.
+    Alike,
+    /// It is another object.
+    Other,
+}
+
+impl Here {
+    /// Whether the stream's file system `number` is the one that `fd` lies on, whose
+    /// device number is `device`; `None` where that cannot be told.
+    fn is(&mut self, number: u32, fd: BorrowedFd<'_>, device: u64) -> FsResult<Option<bool>> {
+        if let Some(known) = self.known.get(&(number, device)) {
+            return Ok(*known);
+        }
+        let here = describe(fd, device, self.boot)?;
+        let at = self.file_systems.binary_search_by_key(&number, |f| f.id);
+        let is_it = at.ok().and_then(|at| same(&self.file_systems[at], &here));
+        self.known.insert((number, device), is_it);
+        Ok(is_it)
+    }
+
+    /// What `root`, the share here, is to the one that `source` tells.
+    fn root(&mut self, root: BorrowedFd<'_>, source: &Identity) -> FsResult<Root> {
+        let stx = sys::statx_born(root)?;
+        let is_it = match &source.mark {
+            Mark::Handle { kind, bytes } => match handle_bytes::FileHandle::of_fd(root) {
+                Ok((here, _)) => is_handle(&here, *kind, bytes),
+                // Where there are no handles it is not what had one there.
+                Err(_) => false,
+            },
+            Mark::Numbers { ino, born } => is_numbered(&stx, *ino, *born),
+        };
+        let here = self.is(source.file_system, root, sys::dev_of(&stx))?;
+        Ok(match (is_it, here) {
+            (true, Some(true)) => Root::Same,
+            (true, _) => Root::Alike,
+            (false, _) => Root::Other,
+        })
+    }
+}
+
+impl Comparer {
+    /// Takes the identities out of `state`, and finds out whether they mean anything
+    /// here, where `root` is what is shared.
+    ///
+    /// # Errors
+    /// In words: the state has file handles, and they are of another share.
+    pub(super) fn new(
+        state: &mut FsState,
+        root: BorrowedFd<'_>,
+        boot: Option<[u8; 16]>,
+    ) -> Result<Comparer, String> {
+        let mut comparer = Comparer {
+            here: Here {
+                boot,
+                file_systems: std::mem::take(&mut state.file_systems),
+                known: HashMap::new(),
+            },
+            identities: std::mem::take(&mut state.identities),
+        };
+        let first = comparer.identities.first();
+        let related = match first.filter(|first| first.inode == ROOT_ID) {
+            // An older source, or one that was told to say nothing of it.
+            None => None,
+            Some(source) => Some(
+                comparer
+                    .here
+                    .root(root, source)
+                    .map_err(|e| format!("cannot examine the shared directory: {e}"))?,
+            ),
+        };
+        let by_handle = |inode: &InodeRecord| matches!(inode.location, Location::Handle(_));
+        match related {
+            Some(Root::Same) => return Ok(comparer),
+            Some(Root::Other) if state.inodes.iter().any(by_handle) => {
+                return Err(
+                    "the source shares another directory than this daemon, and its file handles \
+                     lead there: start this daemon with the --shared-dir that the guest knows, or \
+                     the source with --migration-mode find-paths where this is a copy of it"
+                        .to_owned(),
+                );
+            }
+            Some(Root::Other) => log::info!(
+                "the shared directory is another than the source's, as where it is a copy: files \
+                 are taken by name, and nothing but their types is compared"
+            ),
+            Some(Root::Alike) => log::info!(
+                "the shared directory's file system cannot be told to be the source's: whether a \
+                 file was replaced meanwhile is not looked at"
+            ),
+            None => {}
+        }
+        comparer.identities.clear();
+        Ok(comparer)
+    }
+
+    fn position(&self, id: u64) -> Option<usize> {
+        self.identities
+            .binary_search_by_key(&id, |identity| identity.inode)
+            .ok()
+    }
+
+    /// Whether it takes the time of its birth to tell inode `id`.
+    pub(super) fn asks_birth(&self, id: u64) -> bool {
+        self.position(id).is_some_and(|at| {
+            matches!(
+                self.identities[at].mark,
+                Mark::Numbers { born: Some(_), .. }
+            )
+        })
+    }
+
+    /// Whether `new`, with attributes `stx`, is what the source knows as inode `id`.
+    ///
+    /// # Errors
+    /// [`Unfit::Replaced`], and what the system calls give.
+    pub(super) fn check(&mut self, id: u64, new: &NewInode, stx: &Statx) -> Result<(), Unfit> {
+        let Some(at) = self.position(id) else {
+            return Ok(());
+        };
+        let Identity {
+            file_system, mark, ..
+        } = &self.identities[at];
+        let fd = match &new.place {
+            Place::Fd(fd) => fd.as_fd(),
+            // Any descriptor on its mount tells the file system.
+            Place::Handle { mount, .. } => mount.fd(),
+            Place::Lost(e) => return Err(Unfit::Errno(*e)),
+        };
+        match self.here.is(*file_system, fd, new.numbers.dev)? {
+            Some(true) => {}
+            Some(false) => return Err(Unfit::Replaced),
+            None => return Ok(()),
+        }
+        let is_it = match (mark, &new.place) {
+            (Mark::Numbers { ino, born }, _) => is_numbered(stx, *ino, *born),
+            (Mark::Handle { kind, bytes }, Place::Handle { handle, .. }) => {
+                is_handle(handle, *kind, bytes)
+            }
+            (Mark::Handle { kind, bytes }, _) => match handle_bytes::FileHandle::of_fd(fd) {
+                Ok((handle, _)) => is_handle(&handle, *kind, bytes),
+                Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) => true,
+                Err(e) => return Err(Unfit::Errno(e)),
+            },
+        };
+        match is_it {
+            true => Ok(()),
+            false => Err(Unfit::Replaced),
+        }
+    }
+}
+
+fn is_handle(handle: &handle_bytes::FileHandle, kind: i32, bytes: &[u8]) -> bool {
+    handle.kind() == kind && handle.bytes() == bytes
+}
+
+fn is_numbered(stx: &Statx, was: u64, born: Option<i64>) -> bool {
+    let same_birth = match (born, sys::born_of(stx)) {
+        (Some(then), Some(now)) => then == now,
+        // One of the two does not say.
+        _ => true,
+    };
+    stx.stx_ino == was && same_birth
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    fn file_system(magic: u64, fsid: u64, device: u64, boot: &[u8]) -> FileSystem {
+        FileSystem {
+            id: 0,
+            magic,
+            fsid,
+            device,
+            boot: ByteBuf::from(boot),
+        }
+    }
+
+    #[test]
+    fn file_systems_are_told_by_fsid_and_else_by_device_within_one_boot() {
+        let boot = [7; 16];
+        let ext4 = file_system(0xef53, 5, 1, &boot);
+        for (other, verdict) in [
+            (file_system(0xef53, 5, 9, &[8; 16]), Some(true)),
+            (file_system(0xef53, 6, 1, &boot), Some(false)),
+            (file_system(0x6969, 5, 1, &boot), Some(false)),
+            // No fsid on one side.
+            (file_system(0xef53, 0, 1, &boot), Some(true)),
+            (file_system(0xef53, 0, 2, &boot), Some(false)),
+            (file_system(0xef53, 0, 1, &[8; 16]), None),
+            (file_system(0xef53, 0, 1, b""), None),
+        ] {
+            assert_eq!(same(&ext4, &other), verdict, "{other:?}");
+            assert_eq!(same(&other, &ext4), verdict, "{other:?}");
+        }
+        // No boot id is not the same boot.
+        let nowhere = file_system(0xef53, 0, 1, b"");
+        assert_eq!(same(&nowhere, &nowhere), None);
+    }
+
+    #[test]
+    fn an_fsid_made_of_the_device_number_counts_for_nothing() {
+        let device = libc::makedev(0x103, 0x12345);
+        // linux/kdev_t.h: the minor's low byte, 12 bits of the major, the rest.
+        assert_eq!(kernel_encoding(device), 0x1231_0345);
+        assert_eq!(kernel_encoding(libc::makedev(8, 1)), 0x801);
+        let dir = File::open(std::env::temp_dir()).unwrap();
+        let stx = sys::statx(dir.as_fd()).unwrap();
+        let described = describe(dir.as_fd(), sys::dev_of(&stx), None).unwrap();
+        assert_ne!(described.fsid, kernel_encoding(described.device));
+        assert_ne!(described.magic, 0);
+        assert_eq!(described.boot.len(), 0);
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_is_told_by_its_birth() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("f")).unwrap();
+        let stx = sys::statx_born(file.as_fd()).unwrap();
+        let (ino, born) = (stx.stx_ino, sys::born_of(&stx));
+        assert!(is_numbered(&stx, ino, born));
+        assert!(is_numbered(&stx, ino, None));
+        assert!(!is_numbered(&stx, ino + 1, None));
+        if let Some(born) = born {
+            assert!(!is_numbered(&stx, ino, Some(born - 1)));
+        }
+    }
+}
