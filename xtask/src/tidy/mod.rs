@@ -59,6 +59,7 @@ pub fn run() -> Result<()> {
     let files = workspace::files()?;
     let mut findings = tree::licences(&root);
     findings.extend(tree::goldens(&root)?);
+    findings.extend(tree::spec(&root)?);
     let mut texts = 0;
     for file in &files {
         let bytes = std::fs::read(root.join(file)).context(file.display())?;
