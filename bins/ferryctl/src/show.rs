@@ -197,7 +197,7 @@ fn locks(locks: &[&Lock], out: &mut dyn Write) -> io::Result<()> {
         };
         writeln!(
             out,
-            "{inode:>10}  {kind:<5}  {mode:<5}  {owner:>#18x}  {start} to {end}"
+            "{inode:>10}  {kind:<5}  {mode:<5}  {owner:#018x}  {start} to {end}"
         )?;
     }
     Ok(())

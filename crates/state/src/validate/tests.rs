@@ -467,7 +467,7 @@ fn locks_that_no_kernel_grants_are_refused() {
     for (found, expected) in [
         (
             lock(0, |l| l.inode = 4),
-            "lock of inode 4 from byte 0 by owner 0x5eed: not in order",
+            "lock of inode 3 from byte 10 by owner 0x5eed: not in order",
         ),
         (
             refusal_v2(|s| s.fs.locks.swap(0, 1)),

@@ -24,16 +24,23 @@ use super::super::inode::{Inode, NewInode, Place};
 use super::super::sys;
 use crate::errno::{Errno, FsResult};
 
-/// The file system that `fd` is on, as number `id` of a stream. `boot` is the host's
-/// boot id.
+/// `FUSE_SUPER_MAGIC`.
+const FUSE: u64 = 0x6573_5546;
+
+/// The file system that `fd` is on, as a stream has it, without a number. `boot` is
+/// the host's boot id.
 ///
 /// # Errors
 /// What `statfs` gives.
 fn describe(fd: BorrowedFd<'_>, device: u64, boot: Option<[u8; 16]>) -> FsResult<FileSystem> {
+    let magic = rustix::fs::fstatfs(fd)?.f_type as u64;
     let fsid = rustix::fs::fstatvfs(fd)?.f_fsid;
+    // A server of FUSE can number its files anew whenever nobody holds them: what
+    // differs there need not be another file.
+    let boot = boot.filter(|_| magic != FUSE);
     Ok(FileSystem {
         id: 0,
-        magic: rustix::fs::fstatfs(fd)?.f_type as u64,
+        magic,
         // XFS and others make it of the device number, which another host has for
         // something else.
         fsid: match fsid == kernel_encoding(device) {

@@ -559,6 +559,7 @@ fn collecting_and_restoring_leaks_no_descriptor() {
 
 mod features;
 mod identity;
+mod texts;
 
 #[test]
 fn file_handles_that_lead_out_of_the_share_are_refused() {
