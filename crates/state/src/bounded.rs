@@ -1,6 +1,7 @@
 //! Sequences that stop growing at a limit while they are decoded, so that a frame
 //! of tiny records cannot become an enormous vector.
 
+use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -13,6 +14,32 @@ pub const MAX_RECORDS_PER_FRAME: usize = 1 << 16;
 
 /// Most components in one path: 64 Ki directories deep, 16 MiB of names.
 pub const MAX_COMPONENTS: usize = 1 << 16;
+
+/// Most components in all the paths of one frame. A writer closes a frame at 4 MiB
+/// of names and 8 bytes a component, after at most one path more: below 600,000. A
+/// component that is a byte or two in a payload is some fifty in memory.
+pub const MAX_COMPONENTS_PER_FRAME: usize = 1 << 20;
+
+thread_local! {
+    /// Components that the frame which this thread decodes may still have.
+    static COMPONENTS_LEFT: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// While it lives, this thread decodes one frame.
+pub(crate) struct OneFrame(());
+
+impl OneFrame {
+    pub(crate) fn begin() -> Self {
+        COMPONENTS_LEFT.set(Some(MAX_COMPONENTS_PER_FRAME));
+        OneFrame(())
+    }
+}
+
+impl Drop for OneFrame {
+    fn drop(&mut self) {
+        COMPONENTS_LEFT.set(None);
+    }
+}
 
 /// Elements that are set aside before the first one has been decoded.
 const INITIAL_CAPACITY: usize = 4096;
@@ -42,9 +69,19 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for BoundedVisitor
     }
 }
 
-/// The components of a path, at most [`MAX_COMPONENTS`].
+/// The components of a path, at most [`MAX_COMPONENTS`], and with the frame's other
+/// paths at most [`MAX_COMPONENTS_PER_FRAME`].
 pub(crate) fn components<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<ByteBuf>, D::Error> {
-    d.deserialize_seq(BoundedVisitor::<ByteBuf, MAX_COMPONENTS>(PhantomData))
+    let components = d.deserialize_seq(BoundedVisitor::<ByteBuf, MAX_COMPONENTS>(PhantomData))?;
+    if let Some(left) = COMPONENTS_LEFT.get() {
+        let left = left.checked_sub(components.len()).ok_or_else(|| {
+            D::Error::custom(format_args!(
+                "more than {MAX_COMPONENTS_PER_FRAME} path components in one frame"
+            ))
+        })?;
+        COMPONENTS_LEFT.set(Some(left));
+    }
+    Ok(components)
 }
 
 /// The records of one frame, at most [`MAX_RECORDS_PER_FRAME`].

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
-use crate::bounded::Records;
+use crate::bounded::{OneFrame, Records};
 use crate::dialect::Dialect;
 use crate::error::StateError;
 use crate::section::{Frame, FrameRef, SectionId};
@@ -123,6 +123,7 @@ impl<C: Codec> Format for C {
                 spec.max_plain
             )));
         }
+        let _one = OneFrame::begin();
         // Sections that a state version adds have arms of their own here. One whose
         // records change gets a second arm, which decodes the frozen struct of the
         // older version and takes it up step by step.

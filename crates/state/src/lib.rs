@@ -20,7 +20,9 @@ pub mod envelope;
 mod error;
 mod format;
 mod limits;
+mod memory;
 pub mod model;
+mod parallel;
 mod reader;
 pub mod schema;
 mod section;
@@ -32,7 +34,7 @@ pub mod validate;
 mod version;
 mod writer;
 
-pub use bounded::{MAX_COMPONENTS, MAX_RECORDS_PER_FRAME};
+pub use bounded::{MAX_COMPONENTS, MAX_COMPONENTS_PER_FRAME, MAX_RECORDS_PER_FRAME};
 pub use convert::{WriteOptions, FORCE_VARIABLE};
 pub use dialect::{Dialect, DialectError, Losses, StateWriter};
 pub use envelope::{FrameHeader, Header, Totals, WriterInfo};
@@ -40,10 +42,14 @@ pub use error::{error_line, At, StateError};
 pub use format::{Codec, CodecError, Format, FrameSpec, Registry, MAX_FORMAT_NAME};
 pub use limits::Limits;
 pub use model::*;
-pub use reader::{read_header, read_state, EnvelopeReader, RawFrame, StreamReader};
+pub use reader::{
+    read_header, read_state, read_state_on_threads, EnvelopeReader, RawFrame, StreamReader,
+};
 pub use section::{frames, Frame, FrameRef, Record, SectionId, RECORDS_PER_FRAME};
 pub use validate::{check_links, Invalid};
 pub use version::{
     ContainerVersion, Release, SectionVersion, StateVersion, VersionIncompatible, RELEASES,
 };
-pub use writer::{write_state, write_state_with, EncodedFrame, StreamWriter, Written};
+pub use writer::{
+    write_state, write_state_on_threads, write_state_with, EncodedFrame, StreamWriter, Written,
+};

@@ -10,6 +10,9 @@ pub struct Limits {
     /// Length of one frame's payload in bytes, as it is in the stream and also once
     /// it is no longer compressed.
     pub frame_bytes: u32,
+    /// Memory in bytes that the records of the whole stream may take up once they
+    /// are decoded, which a compressed stream says nothing of.
+    pub memory_bytes: u64,
     /// Number of mounts, and of file systems.
     pub mounts: u64,
     /// Number of inodes.
@@ -21,12 +24,13 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 8 GiB, 64 MiB a frame, 65,536 mounts, 100 million inodes, 16 million handles,
-    /// 16 million locks.
+    /// 8 GiB, 64 MiB a frame, 16 GiB in memory, 65,536 mounts, 100 million inodes,
+    /// 16 million handles, 16 million locks.
     fn default() -> Self {
         Limits {
             stream_bytes: 8 << 30,
             frame_bytes: 64 << 20,
+            memory_bytes: 16 << 30,
             mounts: 1 << 16,
             inodes: 100_000_000,
             handles: 1 << 24,

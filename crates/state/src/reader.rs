@@ -1,7 +1,7 @@
 //! Reads a stream, frame by frame: first the envelope alone, then with a format.
 
 use std::io::{ErrorKind, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::bounded::MAX_RECORDS_PER_FRAME;
 use crate::dialect::read_dialect;
@@ -10,11 +10,13 @@ use crate::envelope::{
     FRAME_CRITICAL, FRAME_HEADER, MAGIC,
 };
 use crate::error::{At, StateError};
-use crate::format::{Format, FrameSpec, Registry};
+use crate::format::{CodecError, Format, FrameSpec, Registry};
 use crate::limits::Limits;
+use crate::memory;
 use crate::model::State;
+use crate::parallel::{in_order, threads, FEW_FRAMES};
 use crate::section::{Frame, SectionId};
-use crate::validate::{check_links, Checker};
+use crate::validate::{check_links, Checked, Checker};
 use crate::version::{SectionVersion, StateVersion};
 
 /// Reads until `buf` is full or the input ends; answers how many bytes came.
@@ -302,7 +304,7 @@ impl<R: Read> EnvelopeReader<R> {
 pub struct StreamReader<R> {
     envelope: EnvelopeReader<R>,
     format: Arc<dyn Format>,
-    checker: Checker,
+    intake: Intake,
     last: Option<SectionId>,
     skipped: Option<SectionId>,
     counters_seen: bool,
@@ -331,7 +333,11 @@ impl<R: Read> StreamReader<R> {
         Ok(StreamReader {
             envelope,
             format,
-            checker: Checker::new(limits),
+            intake: Intake {
+                checker: Checker::new(limits),
+                memory: 0,
+                memory_limit: limits.memory_bytes,
+            },
             last: None,
             skipped: None,
             counters_seen: false,
@@ -355,8 +361,21 @@ impl<R: Read> StreamReader<R> {
     /// As [`EnvelopeReader::next_frame`]; unknown or newer sections; payloads that
     /// cannot be decoded; invalid records.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, StateError> {
+        let Some(sealed) = self.next_sealed()? else {
+            return Ok(None);
+        };
+        let opened = sealed.open(self.format.as_ref(), &self.envelope.limits);
+        self.envelope.payload = opened.payload;
+        let (at, records) = (opened.at, opened.records);
+        self.intake
+            .take(at, records, self.format.name(), opened.result)
+            .map(Some)
+    }
+
+    /// The next frame, not yet decoded. All that it takes to know that it is one of
+    /// a known section in its place has been checked.
+    fn next_sealed(&mut self) -> Result<Option<Sealed>, StateError> {
         let max_plain = self.envelope.limits.frame_bytes as usize;
-        let writer = self.envelope.header.writer.clone();
         let state = self.envelope.header.state;
         loop {
             let Some(raw) = self.envelope.next_frame()? else {
@@ -371,13 +390,16 @@ impl<R: Read> StreamReader<R> {
                 }
                 return Ok(None);
             };
-            let section = raw.header.section;
+            let RawFrame { offset, header, .. } = raw;
+            let writer = &self.envelope.header.writer;
+            let section = header.section;
             let at = At {
                 section: Some(section),
-                offset: raw.offset,
+                offset,
             };
             let (Some(newest), Some(since)) = (section.newest(), section.since()) else {
-                if raw.header.is_critical() {
+                if header.is_critical() {
+                    let writer = writer.clone();
                     return Err(StateError::UnknownSection { at, writer });
                 }
                 // Once for a section, however many frames it has.
@@ -395,9 +417,7 @@ impl<R: Read> StreamReader<R> {
                     "it came with state version {since}, and the header claims version {state}"
                 )));
             }
-            raw.header
-                .version
-                .check_readable_by(newest, section, &writer)?;
+            header.version.check_readable_by(newest, section, writer)?;
             let single = matches!(section, SectionId::SESSION | SectionId::COUNTERS);
             match self.last {
                 Some(after) if section < after || (single && section == after) => {
@@ -405,7 +425,7 @@ impl<R: Read> StreamReader<R> {
                 }
                 _ => self.last = Some(section),
             }
-            let records = raw.header.records as usize;
+            let records = header.records as usize;
             if records > MAX_RECORDS_PER_FRAME {
                 return Err(StateError::Limit {
                     at,
@@ -414,31 +434,153 @@ impl<R: Read> StreamReader<R> {
                     limit: MAX_RECORDS_PER_FRAME as u64,
                 });
             }
+            self.counters_seen |= section == SectionId::COUNTERS;
             let spec = FrameSpec {
                 section,
-                version: raw.header.version,
+                version: header.version,
                 max_plain,
             };
-            let frame = self
-                .format
-                .decode_frame(&spec, raw.payload)
-                .map_err(|source| StateError::Decode {
-                    at,
-                    format: self.format.name().to_owned(),
-                    source,
-                })?;
-            let came = frame.as_ref().records();
-            if frame.as_ref().section() != section || came != records || came == 0 {
-                return Err(malformed(format!(
-                    "its header counts {records} record(s), its payload has {came}"
-                )));
-            }
-            self.checker
-                .frame(frame.as_ref())
-                .map_err(|source| StateError::Invalid { at, source })?;
-            self.counters_seen |= section == SectionId::COUNTERS;
-            return Ok(Some(frame));
+            return Ok(Some(Sealed {
+                at,
+                spec,
+                records,
+                payload: std::mem::take(&mut self.envelope.payload),
+            }));
         }
+    }
+
+    /// Gives every frame that is left to `each`, in order. Where there are many, they
+    /// are decoded and checked on up to `threads` threads, a few ahead of `each`.
+    fn each_frame(
+        mut self,
+        threads: usize,
+        mut each: impl FnMut(Frame),
+    ) -> Result<Header, StateError> {
+        for _ in 0..FEW_FRAMES {
+            match self.next_frame()? {
+                Some(frame) => each(frame),
+                None => return Ok(self.envelope.header),
+            }
+        }
+        let format = Arc::clone(&self.format);
+        let limits = self.envelope.limits;
+        let mut intake = self.intake.clone();
+        // Payloads that have been decoded, to be read into again.
+        let spare = Mutex::new(Vec::new());
+        let spare = || spare.lock().unwrap_or_else(PoisonError::into_inner);
+        in_order(
+            threads,
+            || {
+                self.envelope.payload = spare().pop().unwrap_or_default();
+                self.next_sealed()
+            },
+            |sealed| sealed.payload.len(),
+            |sealed| {
+                let Opened {
+                    at,
+                    records,
+                    payload,
+                    result,
+                } = sealed.open(format.as_ref(), &limits);
+                spare().push(payload);
+                (at, records, result)
+            },
+            |(at, records, result)| {
+                each(intake.take(at, records, format.name(), result)?);
+                Ok(())
+            },
+        )?;
+        Ok(self.envelope.header)
+    }
+}
+
+/// A frame that is known to be in its place, and is not decoded.
+struct Sealed {
+    at: At,
+    spec: FrameSpec,
+    /// As its header counts them.
+    records: usize,
+    /// With the checksum behind it.
+    payload: Vec<u8>,
+}
+
+/// A frame that is decoded and checked by itself, on whatever thread.
+struct Opened {
+    at: At,
+    records: usize,
+    payload: Vec<u8>,
+    result: Result<Content, CodecError>,
+}
+
+/// What was in a frame.
+struct Content {
+    frame: Frame,
+    checked: Checked,
+    memory: u64,
+}
+
+impl Sealed {
+    fn open(self, format: &dyn Format, limits: &Limits) -> Opened {
+        let (payload, _) = split_crc(&self.payload);
+        let result = format.decode_frame(&self.spec, payload);
+        Opened {
+            at: self.at,
+            records: self.records,
+            result: result.map(|frame| Content {
+                checked: Checked::new(frame.as_ref(), limits),
+                memory: memory::of_frame(frame.as_ref()),
+                frame,
+            }),
+            payload: self.payload,
+        }
+    }
+}
+
+/// What is checked with the frames in their order.
+#[derive(Clone)]
+struct Intake {
+    checker: Checker,
+    memory: u64,
+    memory_limit: u64,
+}
+
+impl Intake {
+    fn take(
+        &mut self,
+        at: At,
+        records: usize,
+        format: &str,
+        result: Result<Content, CodecError>,
+    ) -> Result<Frame, StateError> {
+        let Content {
+            frame,
+            checked,
+            memory,
+        } = result.map_err(|source| StateError::Decode {
+            at,
+            format: format.to_owned(),
+            source,
+        })?;
+        let came = frame.as_ref().records();
+        if Some(frame.as_ref().section()) != at.section || came != records || came == 0 {
+            return Err(StateError::Malformed {
+                at,
+                what: format!("its header counts {records} record(s), its payload has {came}"),
+            });
+        }
+        self.checker
+            .checked(frame.as_ref(), checked)
+            .map_err(|source| StateError::Invalid { at, source })?;
+        self.memory += memory;
+        if self.memory > self.memory_limit {
+            return Err(StateError::Limit {
+                at,
+                what: "memory in bytes for the records up to here of",
+                found: self.memory,
+                limit: self.memory_limit,
+            });
+        }
+        Ok(frame)
     }
 }
 
@@ -450,6 +592,20 @@ impl<R: Read> StreamReader<R> {
 /// Everything that is wrong with the stream; [`StateError::Empty`] for one of 0
 /// bytes. Nothing of it is left then.
 pub fn read_state(
+    input: &mut dyn Read,
+    registry: &Registry,
+    limits: &Limits,
+) -> Result<(Header, State), StateError> {
+    read_state_on_threads(threads(), input, registry, limits)
+}
+
+/// [`read_state`] on up to `threads` threads beside this one. What comes out, and
+/// what is refused in which words, does not depend on their number.
+///
+/// # Errors
+/// As [`read_state`].
+pub fn read_state_on_threads(
+    threads: usize,
     input: &mut dyn Read,
     registry: &Registry,
     limits: &Limits,
@@ -467,23 +623,21 @@ pub fn read_state(
     if let Some(dialect) = dialect {
         return read_dialect(dialect.as_ref(), &mut input, limits);
     }
-    let mut stream = StreamReader::open(input, registry, limits)?;
+    let stream = StreamReader::open(input, registry, limits)?;
     let mut state = State::default();
-    while let Some(frame) = stream.next_frame()? {
-        match frame {
-            Frame::Session(session) => state.session = Some(session),
-            Frame::Counters(counters) => {
-                state.fs.next_inode = counters.next_inode;
-                state.fs.next_handle = counters.next_handle;
-            }
-            Frame::Mounts(mounts) => state.fs.mounts.extend(mounts),
-            Frame::Inodes(inodes) => state.fs.inodes.extend(inodes),
-            Frame::Handles(handles) => state.fs.handles.extend(handles),
-            Frame::FileSystems(file_systems) => state.fs.file_systems.extend(file_systems),
-            Frame::Identities(identities) => state.fs.identities.extend(identities),
-            Frame::Locks(locks) => state.fs.locks.extend(locks),
+    let header = stream.each_frame(threads, |frame| match frame {
+        Frame::Session(session) => state.session = Some(session),
+        Frame::Counters(counters) => {
+            state.fs.next_inode = counters.next_inode;
+            state.fs.next_handle = counters.next_handle;
         }
-    }
+        Frame::Mounts(mounts) => state.fs.mounts.extend(mounts),
+        Frame::Inodes(inodes) => state.fs.inodes.extend(inodes),
+        Frame::Handles(handles) => state.fs.handles.extend(handles),
+        Frame::FileSystems(file_systems) => state.fs.file_systems.extend(file_systems),
+        Frame::Identities(identities) => state.fs.identities.extend(identities),
+        Frame::Locks(locks) => state.fs.locks.extend(locks),
+    })?;
     check_links(&state).map_err(StateError::Inconsistent)?;
-    Ok((stream.envelope.header, state))
+    Ok((header, state))
 }

@@ -205,6 +205,7 @@ pub struct Checker {
 #[derive(Clone, Copy, Debug, Default)]
 struct Ids {
     count: u64,
+    first: Option<u64>,
     last: Option<u64>,
 }
 
@@ -215,11 +216,37 @@ impl Ids {
             Some(last) if id < last => return Err(Problem::Order(last)),
             _ => self.last = Some(id),
         }
+        self.first.get_or_insert(id);
         self.count += 1;
         match self.count > limit {
             true => Err(Problem::TooMany(limit)),
             false => Ok(()),
         }
+    }
+
+    /// These and, behind them, `later`, if they go on in order and within the limit.
+    fn then(self, later: Ids, limit: u64) -> Option<Ids> {
+        let (Some(last), Some(first)) = (self.last, later.first) else {
+            return Some(if later.count == 0 { self } else { later });
+        };
+        let both = Ids {
+            count: self.count + later.count,
+            first: self.first,
+            last: later.last,
+        };
+        (first > last && both.count <= limit).then_some(both)
+    }
+}
+
+/// A frame that has been checked by itself, on whatever thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Checked(Result<Checker, Invalid>);
+
+impl Checked {
+    /// Checks the records of one frame, all but what those of others have to do with.
+    pub(crate) fn new(frame: FrameRef<'_>, limits: &Limits) -> Self {
+        let mut checker = Checker::new(limits);
+        Checked(checker.frame(frame).map(|()| checker))
     }
 }
 
@@ -300,6 +327,58 @@ impl Checker {
                     .map_err(|p| locks::fail(lock, p))
             }),
         }
+    }
+}
+
+impl Checker {
+    /// [`Checker::frame`] for a frame that has been checked by itself.
+    ///
+    /// # Errors
+    /// As [`Checker::frame`], to the letter.
+    pub(crate) fn checked(&mut self, frame: FrameRef<'_>, checked: Checked) -> Result<(), Invalid> {
+        match checked.0.ok().and_then(|one| self.with(&one)) {
+            Some(both) => *self = both,
+            // Whichever record it is, and whether it is wrong by itself or with
+            // those before it: the slow way tells.
+            None => self.frame(frame)?,
+        }
+        Ok(())
+    }
+
+    /// This checker after the frame that `one` has seen, if there is nothing wrong.
+    fn with(&self, one: &Checker) -> Option<Checker> {
+        let Checker {
+            limits,
+            counters,
+            mounts,
+            inodes,
+            handles,
+            file_systems,
+            identities,
+            locks,
+        } = one;
+        if !locks.is_empty() {
+            // A few, most of the time; what they have to do with those before is
+            // more than a number.
+            return None;
+        }
+        let both = Checker {
+            limits: *limits,
+            counters: counters.or(self.counters),
+            mounts: self.mounts.then(*mounts, limits.mounts)?,
+            inodes: self.inodes.then(*inodes, limits.inodes)?,
+            handles: self.handles.then(*handles, limits.handles)?,
+            file_systems: self.file_systems.then(*file_systems, limits.mounts)?,
+            identities: self.identities.then(*identities, limits.inodes)?,
+            locks: self.locks.clone(),
+        };
+        let counters = both.counters.unwrap_or(Counters {
+            next_inode: ID_LIMIT - 1,
+            next_handle: ID_LIMIT - 1,
+        });
+        check_counter("next_inode", counters.next_inode, both.inodes.last).ok()?;
+        check_counter("next_handle", counters.next_handle, both.handles.last).ok()?;
+        Some(both)
     }
 }
 

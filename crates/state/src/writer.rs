@@ -1,6 +1,7 @@
 //! Writes a stream, frame by frame.
 
 use std::io::Write;
+use std::sync::{Mutex, PoisonError};
 
 use crate::convert::{Outline, WriteOptions};
 use crate::dialect::Losses;
@@ -9,6 +10,7 @@ use crate::error::StateError;
 use crate::format::Format;
 use crate::limits::Limits;
 use crate::model::{Counters, FileSystem, Handle, Identity, Inode, Lock, Mount, Session, State};
+use crate::parallel::{in_order, threads, FEW_FRAMES};
 use crate::section::{frames, FrameRef, Record, SectionId};
 use crate::validate::{validate, Checker};
 use crate::version::{ContainerVersion, SectionVersion, StateVersion};
@@ -28,7 +30,16 @@ impl EncodedFrame {
     /// # Errors
     /// The format cannot say it, or it is beyond 4 GiB.
     pub fn new(format: &dyn Format, frame: FrameRef<'_>) -> Result<Self, StateError> {
-        let mut bytes = Vec::new();
+        Self::in_buffer(format, frame, Vec::new())
+    }
+
+    /// [`EncodedFrame::new`] with a buffer that may have been used before.
+    fn in_buffer(
+        format: &dyn Format,
+        frame: FrameRef<'_>,
+        mut bytes: Vec<u8>,
+    ) -> Result<Self, StateError> {
+        bytes.clear();
         encode_into(format, frame, &mut bytes)?;
         Ok(EncodedFrame {
             section: frame.section(),
@@ -322,7 +333,8 @@ impl<'f, W: Write> StreamWriter<'f, W> {
 
 /// Writes a whole state. It is validated first: what no destination would take is
 /// refused here, where the guest still runs. The stream has the lowest state version
-/// that can hold it. Answers the stream's length in bytes.
+/// that can hold it. Many frames are encoded on several threads; no more than a few
+/// are in memory. Answers the stream's length in bytes.
 ///
 /// # Errors
 /// An invalid state, the channel, or the format.
@@ -347,6 +359,22 @@ pub fn write_state_with(
     options: &WriteOptions,
     out: &mut dyn Write,
 ) -> Result<(u64, Losses), StateError> {
+    write_state_on_threads(threads(), state, format, writer, options, out)
+}
+
+/// [`write_state_with`] on up to `threads` threads beside this one. The bytes do not
+/// depend on their number.
+///
+/// # Errors
+/// As [`write_state_with`].
+pub fn write_state_on_threads(
+    threads: usize,
+    state: &State,
+    format: &dyn Format,
+    writer: &WriterInfo,
+    options: &WriteOptions,
+    out: &mut dyn Write,
+) -> Result<(u64, Losses), StateError> {
     validate(state, &Limits::default()).map_err(StateError::Unwritable)?;
     let outline = Outline::new(state, options)?;
     let mut stream = StreamWriter::start(out, format, writer, outline.version, None)?;
@@ -359,16 +387,52 @@ pub fn write_state_with(
         stream.session(session)?;
     }
     stream.counters(&fs.counters())?;
-    stream.mounts(&fs.mounts)?;
-    stream.inodes(&fs.inodes)?;
-    stream.handles(&fs.handles)?;
-    if outline.has(SectionId::FILE_SYSTEMS) {
-        stream.file_systems(&fs.file_systems)?;
+    let mut rest = frames(&fs.mounts)
+        .chain(frames(&fs.inodes))
+        .chain(frames(&fs.handles))
+        .chain(frames(match outline.has(SectionId::FILE_SYSTEMS) {
+            true => &fs.file_systems,
+            false => &[],
+        }))
+        .chain(frames(match outline.has(SectionId::IDENTITIES) {
+            true => &fs.identities,
+            false => &[],
+        }))
+        .chain(frames(&fs.locks));
+    for frame in rest.by_ref().take(FEW_FRAMES) {
+        stream.frame(frame)?;
     }
-    if outline.has(SectionId::IDENTITIES) {
-        stream.identities(&fs.identities)?;
+    if let Some(next) = rest.next() {
+        stream.on_threads(threads, std::iter::once(next).chain(rest))?;
     }
-    stream.locks(&fs.locks)?;
-    let (_, written) = stream.finish()?;
-    Ok((written.bytes, outline.losses))
+    Ok((stream.finish()?.1.bytes, outline.losses))
+}
+
+impl<W: Write> StreamWriter<'_, W> {
+    /// Encodes frames on `threads` threads, and writes them in order.
+    fn on_threads<'s>(
+        &mut self,
+        threads: usize,
+        mut frames: impl Iterator<Item = FrameRef<'s>>,
+    ) -> Result<(), StateError> {
+        let format = self.format.0;
+        // Buffers of frames that have been written.
+        let spare = Mutex::new(Vec::new());
+        let spare = || spare.lock().unwrap_or_else(PoisonError::into_inner);
+        in_order::<_, _, StateError>(
+            threads,
+            || Ok(frames.next()),
+            |_| 0,
+            |frame| {
+                let bytes: Vec<u8> = spare().pop().unwrap_or_default();
+                EncodedFrame::in_buffer(format, frame, bytes)
+            },
+            |encoded: Result<EncodedFrame, StateError>| {
+                let encoded = encoded?;
+                self.encoded(&encoded)?;
+                spare().push(encoded.bytes);
+                Ok(())
+            },
+        )
+    }
 }

@@ -20,6 +20,11 @@ pub(super) struct Locks {
 }
 
 impl Locks {
+    /// Whether there has been none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// Checks the next lock by itself, and against the one before: of one owner, no
     /// two overlap.
     pub(super) fn next(&mut self, lock: &Lock, limit: u64) -> Result<(), Problem> {
