@@ -19,6 +19,10 @@ use crate::section::{Frame, SectionId};
 use crate::validate::{check_links, Checked, Checker};
 use crate::version::{SectionVersion, StateVersion};
 
+/// Bytes of a payload for which there is room before they come: a frame of usual
+/// size is read at once, and one that claims to be large gets no more for it.
+const AHEAD: u64 = 256 << 10;
+
 /// Reads until `buf` is full or the input ends; answers how many bytes came.
 fn read_full<R: Read + ?Sized>(input: &mut R, buf: &mut [u8]) -> std::io::Result<usize> {
     let mut n = 0;
@@ -170,6 +174,7 @@ impl<R: Read> EnvelopeReader<R> {
 
         let want = length + CRC as u64;
         self.payload.clear();
+        self.payload.reserve(want.min(AHEAD) as usize);
         let n = (&mut self.input)
             .take(want)
             .read_to_end(&mut self.payload)? as u64;
@@ -631,13 +636,21 @@ pub fn read_state_on_threads(
             state.fs.next_inode = counters.next_inode;
             state.fs.next_handle = counters.next_handle;
         }
-        Frame::Mounts(mounts) => state.fs.mounts.extend(mounts),
-        Frame::Inodes(inodes) => state.fs.inodes.extend(inodes),
-        Frame::Handles(handles) => state.fs.handles.extend(handles),
-        Frame::FileSystems(file_systems) => state.fs.file_systems.extend(file_systems),
-        Frame::Identities(identities) => state.fs.identities.extend(identities),
-        Frame::Locks(locks) => state.fs.locks.extend(locks),
+        Frame::Mounts(mounts) => append(&mut state.fs.mounts, mounts),
+        Frame::Inodes(inodes) => append(&mut state.fs.inodes, inodes),
+        Frame::Handles(handles) => append(&mut state.fs.handles, handles),
+        Frame::FileSystems(file_systems) => append(&mut state.fs.file_systems, file_systems),
+        Frame::Identities(identities) => append(&mut state.fs.identities, identities),
+        Frame::Locks(locks) => append(&mut state.fs.locks, locks),
     })?;
     check_links(&state).map_err(StateError::Inconsistent)?;
     Ok((header, state))
+}
+
+/// Puts a frame's records behind those before it; the first are there already.
+fn append<T>(all: &mut Vec<T>, mut records: Vec<T>) {
+    match all.is_empty() {
+        true => *all = records,
+        false => all.append(&mut records),
+    }
 }

@@ -51,6 +51,22 @@ fn the_sample_and_states_without_a_guest_are_valid() {
 }
 
 #[test]
+fn a_bad_byte_is_seen_wherever_it_is() {
+    for length in 1..40 {
+        check_name(&vec![b'n'; length]).unwrap();
+        for at in 0..length {
+            for bad in 0..=255 {
+                let mut name = vec![0xff; length];
+                name[at] = bad;
+                let dots = name == b"." || name == b"..";
+                let good = bad != b'/' && bad != 0 && !dots;
+                assert_eq!(check_name(&name).is_ok(), good, "{bad} at {at} of {length}");
+            }
+        }
+    }
+}
+
+#[test]
 fn names_that_lead_elsewhere_are_refused() {
     for (name, why) in [
         (&b""[..], "\"\" is no name: it is empty"),
