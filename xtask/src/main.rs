@@ -1,10 +1,12 @@
 //! Tasks of the workspace: `cargo xtask <task>`.
 
+mod bench;
 mod binaries;
 mod command;
 mod demo;
 mod e2e;
 mod fail;
+mod fuzz;
 mod progress;
 mod setup;
 mod suite;
@@ -38,6 +40,10 @@ enum Task {
     E2e(e2e::Args),
     /// Run every test of the workspace
     Test(suite::Args),
+    /// Run the fuzz targets for a while: [TARGET] [--seconds N | --runs N] [--seed N]
+    Fuzz(fuzz::Args),
+    /// Measure what docs/ has figures of
+    Bench(bench::Args),
     /// Check what compiler and clippy do not: see xtask/src/tidy
     Tidy,
 }
@@ -59,6 +65,8 @@ fn run(task: Task) -> Result<()> {
         Task::SetupE2e => setup::run().map(drop),
         Task::E2e(args) => e2e::run(&args),
         Task::Test(args) => suite::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Tidy => tidy::run(),
     }
 }

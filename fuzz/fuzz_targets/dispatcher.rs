@@ -1,0 +1,4 @@
+//! libFuzzer's entry to the target `dispatcher`.
+#![no_main]
+
+ferryfs_fuzz::libfuzzer_target!("dispatcher");
