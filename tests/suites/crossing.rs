@@ -15,7 +15,7 @@ use ferryfs_frontend::spawn::Daemon;
 use ferryfs_frontend::vmm::LoadOrder;
 use ferryfs_frontend::{encode_rdev, Vm, VmConfig};
 use ferryfs_tests::script::pattern;
-use ferryfs_tests::{errno, host, mounts, programs, text, Guest, Host, FORMATS, MODES};
+use ferryfs_tests::{errno, eventually, host, mounts, programs, text, Guest, Host, FORMATS, MODES};
 
 /// File handles need CAP_DAC_READ_SEARCH.
 fn modes() -> &'static [&'static str] {
@@ -659,4 +659,40 @@ fn a_source_goes_on_when_the_destination_is_not_there() {
     // The machine has left: the source ends by itself.
     let status = source.wait(Duration::from_secs(10)).expect("end");
     assert_eq!(status.code(), Some(0), "{}", source.stderr());
+}
+
+/// As many files as fill more frames than one thread deals with. The threads that
+/// encode and decode them begin behind the list of system calls.
+#[test]
+fn many_inodes_cross_between_confined_daemons() {
+    const FILES: usize = 40_000;
+    let host = Host::new();
+    for n in 0..FILES {
+        fs::File::create(host.at(format!("file-{n}"))).expect("create");
+    }
+    let options = ["--seccomp", "kill", "--state-format", "postcard+zstd"];
+    let (source, mut target) = (host.daemon(&options), host.daemon(&options));
+    let mut vm = Vm::boot(source.socket()).expect("boot");
+    let mut guest = Guest::of(&vm);
+    let open = guest.opendir(ROOT_ID);
+    let dir = guest.opened_dir(ROOT_ID, open).expect("OPENDIR");
+    let mut offset = 0;
+    loop {
+        let entries = guest
+            .readdirplus(ROOT_ID, dir, offset, 512 << 10)
+            .expect("READDIRPLUS");
+        let Some(last) = entries.last() else { break };
+        offset = last.dirent.off;
+        guest.listed(&entries);
+    }
+    let (&node, _) = guest.lookups().last_key_value().expect("a file");
+    assert!(guest.lookups().len() > FILES - 1);
+    let before = guest.getattr(node, None).expect("GETATTR").attr;
+
+    migrate(&mut vm, &target);
+    let loaded = format!("{} inodes, 1 handles, 0 not found", FILES + 1);
+    eventually("all of it is there", || target.stderr().contains(&loaded));
+    let after = guest.getattr(node, None).expect("GETATTR").attr;
+    assert_eq!(identity(&after), identity(&before));
+    host::assert_well(&mut target);
 }

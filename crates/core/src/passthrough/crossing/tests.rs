@@ -557,6 +557,7 @@ fn collecting_and_restoring_leaks_no_descriptor() {
     assert_eq!(open_here(), before);
 }
 
+mod escapes;
 mod features;
 mod identity;
 mod texts;
