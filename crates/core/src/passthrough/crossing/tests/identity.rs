@@ -13,8 +13,11 @@ fn failing(share: &Path, held: InodeFileHandles, on_error: MigrationOnError) -> 
     })
 }
 
+/// What is replaced, and how.
+type Replacement = (&'static str, fn(&Path));
+
 /// Third parties put something else where the guest's `d/f` is.
-fn replacements() -> [(&'static str, fn(&Path)); 3] {
+fn replacements() -> [Replacement; 3] {
     [
         ("d/f", |share| {
             fs::write(share.join("new"), "impostor").unwrap();
