@@ -39,3 +39,19 @@ pub fn is_root(what: &str) -> bool {
     }
     root
 }
+
+/// Whether a user who is not root can have namespaces; says so if not.
+pub fn users_have_namespaces() -> bool {
+    let mut probe = std::process::Command::new("unshare");
+    probe.args(["--user", "--map-root-user", "--pid", "--net", "--mount"]);
+    probe.arg("true").stderr(std::process::Stdio::null());
+    if rustix::process::geteuid().is_root() {
+        use std::os::unix::process::CommandExt;
+        probe.uid(65534).gid(65534);
+    }
+    let can = probe.status().is_ok_and(|status| status.success());
+    if !can {
+        println!("skipped: the kernel gives users no user namespaces");
+    }
+    can
+}

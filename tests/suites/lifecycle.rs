@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The sandboxes that this user can have.
 fn sandboxes() -> &'static [&'static str] {
     match programs::is_root("--sandbox chroot") {
-        true => &["none", "chroot"],
+        true => &["none", "chroot", "namespace"],
         false => &["none"],
     }
 }
@@ -60,6 +60,8 @@ fn it_keeps_listening_if_asked_to() {
     fs::write(host.at("file"), "contents").expect("write");
     let mut daemon = host.daemon(&["--keep-listening"]);
     let fds = |daemon: &Daemon| daemon.figures().expect("figures").fds;
+    // Once it has been met, the process that serves is there.
+    drop(Vm::boot(daemon.socket()).expect("boot"));
     let idle = fds(&daemon);
     let mut after_one = None;
     for round in 0..20 {
@@ -447,9 +449,17 @@ fn it_announces_its_tag_and_queues() {
 
 #[test]
 fn anybody_may_run_it() {
+    // In a user namespace of its own the daemon's user is the guest's root.
+    anybody_runs_it("none", |me| me);
+    if programs::users_have_namespaces() {
+        anybody_runs_it("namespace", |_| 0);
+    }
+}
+
+fn anybody_runs_it(sandbox: &str, seen_as: fn(u32) -> u32) {
     const NOBODY: u32 = 65534;
     let host = Host::new();
-    let mut command = host.command(&host.socket(), &[]);
+    let mut command = host.command(&host.socket(), &["--sandbox", sandbox]);
     let root = programs::is_root("becoming another user");
     if root {
         // A copy that this user can reach.
@@ -475,7 +485,8 @@ fn anybody_may_run_it() {
     };
     {
         let guest = Guest::of(&vm);
-        let user = guest.as_caller(ferryfs_frontend::Caller::user(me, me));
+        let as_guest = ferryfs_frontend::Caller::user(seen_as(me), seen_as(me));
+        let user = guest.as_caller(as_guest);
         let flags = (libc::O_CREAT | libc::O_RDWR) as u32;
         let made = user.create(ROOT_ID, "file", flags, 0o644);
         let (entry, opened) = made.expect("CREATE");

@@ -317,7 +317,7 @@ impl Rig {
     }
 
     fn usage(&self) -> Result<Usage, BenchError> {
-        let pid = self.daemon.pid();
+        let pid = self.daemon.serving_pid();
         let proc = format!("/proc/{pid}");
         Usage::of(pid).map_err(BenchError::io("read figures in", Path::new(&proc)))
     }
@@ -340,7 +340,7 @@ impl Rig {
     /// System calls per operation; none without strace.
     fn syscalls(&mut self, options: &Options) -> Result<Option<BTreeMap<String, f64>>, BenchError> {
         let out = self.run.path().join("strace");
-        let Some(strace) = Strace::attach(self.daemon.pid(), &out)? else {
+        let Some(strace) = Strace::attach(self.daemon.serving_pid(), &out)? else {
             return Ok(None);
         };
         // Traced, an operation takes ten times as long.

@@ -224,8 +224,9 @@ impl Guest {
 }
 
 fn usage(daemon: &Daemon) -> Result<Usage, BenchError> {
-    let path = format!("/proc/{}", daemon.pid());
-    Usage::of(daemon.pid()).map_err(BenchError::io("read figures in", Path::new(&path)))
+    let pid = daemon.serving_pid();
+    let path = format!("/proc/{pid}");
+    Usage::of(pid).map_err(BenchError::io("read figures in", Path::new(&path)))
 }
 
 /// Waits until the daemon is at rest; seconds since `start` of its last work, and the
@@ -236,7 +237,7 @@ fn wait_for_rest(daemon: &Daemon, start: Instant, before: Usage) -> Result<(f64,
     loop {
         std::thread::sleep(Duration::from_millis(2));
         let now = usage(daemon)?;
-        if now.since(seen).cpu_ns >= IDLE_NS || is_busy(daemon.pid()) {
+        if now.since(seen).cpu_ns >= IDLE_NS || is_busy(daemon.serving_pid()) {
             (seen, last) = (now, Instant::now());
             ended = last;
         } else if last.elapsed() >= QUIET {
@@ -322,7 +323,7 @@ impl Bench<'_> {
         result.destination_fds = figures.fds;
         let grown = figures.rss.saturating_sub(idle);
         result.destination_per_inode = grown as f64 / self.inodes as f64;
-        result.source_peak_rss = ProcessFigures::of(source.pid())
+        result.source_peak_rss = ProcessFigures::of(source.serving_pid())
             .map(|figures| figures.peak_rss)
             .unwrap_or(result.source_rss);
         drop(left);

@@ -88,7 +88,7 @@ fn up(command: Command, socket: &Path) -> Daemon {
     eventually("the daemon waits for a front-end", || {
         assert!(!daemon.stderr().contains("ERROR"), "{}", daemon.stderr());
         daemon.stderr().contains("waiting for a front-end")
-            && (status(serving(&daemon), "Seccomp") != "0"
+            && (status(daemon.serving_pid(), "Seccomp") != "0"
                 || daemon.stderr().contains("seccomp None"))
     });
     daemon
@@ -118,16 +118,6 @@ fn status(pid: u32, field: &str) -> String {
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
         .map(|value| value.trim().to_owned())
         .unwrap_or_default()
-}
-
-/// The process that serves: the daemon's child where it has one.
-fn serving(daemon: &Daemon) -> u32 {
-    let parent = daemon.pid().to_string();
-    fs::read_dir("/proc")
-        .expect("/proc")
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .find(|pid| status(*pid, "PPid") == parent)
-        .unwrap_or(daemon.pid())
 }
 
 fn namespace(pid: impl std::fmt::Display, kind: &str) -> PathBuf {
@@ -177,7 +167,7 @@ fn in_namespaces_there_is_the_share_and_nothing_else() {
     }
     let scene = Scene::new();
     let daemon = scene.daemon("s", &["--sandbox", "namespace"]);
-    let pid = serving(&daemon);
+    let pid = daemon.serving_pid();
     assert_ne!(pid, daemon.pid());
     for kind in ["mnt", "pid", "net"] {
         assert_ne!(namespace(pid, kind), namespace("self", kind), "{kind}");
@@ -208,7 +198,7 @@ fn both_processes_keep_what_they_need_and_no_more() {
     }
     let scene = Scene::new();
     let daemon = scene.daemon("s", &["--sandbox", "namespace"]);
-    let serving = serving(&daemon);
+    let serving = daemon.serving_pid();
     // To kill, and to remove the socket.
     for (pid, capabilities) in [(serving, CAPABILITIES), (daemon.pid(), 0x2a)] {
         eventually("the waiting process has given up the rest", || {
@@ -233,6 +223,7 @@ fn capabilities_are_those_of_the_table_with_the_operator_s_changes() {
     for (options, held) in [
         (["--sandbox=chroot", "--seccomp=kill"], CAPABILITIES),
         (["--sandbox=none", "--seccomp=kill"], CAPABILITIES),
+        (["--sandbox=namespace", "--seccomp=kill"], CAPABILITIES),
         // CAP_MKNOD is 27, CAP_SYS_CHROOT 18.
         (
             ["--sandbox=namespace", "--modcaps=-mknod:+sys_chroot"],
@@ -240,9 +231,9 @@ fn capabilities_are_those_of_the_table_with_the_operator_s_changes() {
         ),
     ] {
         let daemon = scene.daemon("s", &options);
-        let found = status(serving(&daemon), "CapEff");
+        let found = status(daemon.serving_pid(), "CapEff");
         assert_eq!(u64::from_str_radix(&found, 16), Ok(held), "{options:?}");
-        assert_eq!(status(serving(&daemon), "NoNewPrivs"), "1");
+        assert_eq!(status(daemon.serving_pid(), "NoNewPrivs"), "1");
     }
 }
 
@@ -253,7 +244,7 @@ fn each_thread_is_under_the_list() {
         let daemon = scene.daemon("s", &["--seccomp", action, "--request-queues=2"]);
         let vm = Vm::boot(daemon.socket()).expect("boot");
         vm.client().mkdir(ROOT_ID, action, 0o755).expect("MKDIR");
-        let tasks = format!("/proc/{}/task", serving(&daemon));
+        let tasks = format!("/proc/{}/task", daemon.serving_pid());
         let mut threads = 0;
         for task in fs::read_dir(tasks).expect("threads") {
             let task = task.expect("thread").file_name();
@@ -303,7 +294,7 @@ fn a_signal_to_both_processes_asks_once() {
     let scene = Scene::new();
     let mut daemon = scene.daemon("s", &["--sandbox", "namespace"]);
     let _vm = Vm::boot(daemon.socket()).expect("boot");
-    let inside = Pid::from_raw(serving(&daemon) as i32).expect("pid");
+    let inside = Pid::from_raw(daemon.serving_pid() as i32).expect("pid");
     // As a service manager does that ends a service's every process.
     // Outside first: it is there until the one inside has ended.
     daemon.terminate().expect("signal");
@@ -318,7 +309,7 @@ fn neither_process_outlives_the_other() {
     }
     let scene = Scene::new();
     let mut daemon = scene.daemon("s", &["--sandbox", "namespace"]);
-    let pid = serving(&daemon);
+    let pid = daemon.serving_pid();
     let number = Pid::from_raw(pid as i32).expect("pid");
     kill_process(number, Signal::KILL).expect("signal");
     let ended = daemon.wait(PATIENCE).expect("it ends");
@@ -329,7 +320,7 @@ fn neither_process_outlives_the_other() {
     assert!(!daemon.socket().exists(), "the socket is left behind");
 
     let mut daemon = scene.daemon("s", &["--sandbox", "namespace"]);
-    let pid = serving(&daemon);
+    let pid = daemon.serving_pid();
     daemon.kill().expect("kill");
     eventually("the serving process ends with the waiting one", || {
         matches!(status(pid, "State").chars().next(), None | Some('Z' | 'X'))
@@ -370,7 +361,7 @@ fn one_file_is_shared_from_an_empty_root() {
         .arg("--shared-dir")
         .arg(scene.share().join("file"));
     let daemon = up(command, &socket);
-    let pid = serving(&daemon);
+    let pid = daemon.serving_pid();
     let root = fs::read_dir(format!("/proc/{pid}/root/")).expect("root");
     assert_eq!(root.count(), 0);
     let vm = Vm::boot(&socket).expect("boot");
@@ -504,7 +495,7 @@ fn a_user_s_subordinate_ids_are_the_guest_s_users() {
         options.extend(maps.iter().map(String::as_str));
         let command = scene.command(&program, "s", &options);
         let mut daemon = up(as_nobody(command), &scene.socket("s"));
-        let pid = serving(&daemon);
+        let pid = daemon.serving_pid();
         assert!(status(pid, "Uid").starts_with(&format!("{root_uid}\t{root_uid}")));
         assert_eq!(status(pid, "Groups"), "");
         assert_no_way_out(pid, &scene.share());
@@ -532,7 +523,7 @@ fn a_user_gets_namespaces_with_a_user_namespace() {
     let program = scene.program();
     let command = scene.command(&program, "s", &["--sandbox=namespace"]);
     let mut daemon = up(as_nobody(command), &scene.socket("s"));
-    let pid = serving(&daemon);
+    let pid = daemon.serving_pid();
     for kind in ["mnt", "pid", "net", "user"] {
         assert_ne!(namespace(pid, kind), namespace("self", kind), "{kind}");
     }

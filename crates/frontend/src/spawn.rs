@@ -232,9 +232,19 @@ impl Daemon {
         &self.socket
     }
 
-    /// Its process id.
+    /// Its process id: that of the process that was started.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The process that serves: its child where it has one, as a daemon that is
+    /// confined to a process id namespace does once it has been met by a front-end.
+    pub fn serving_pid(&self) -> u32 {
+        let pid = self.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.unwrap_or_default();
+        let first = children.split_ascii_whitespace().next();
+        first.and_then(|pid| pid.parse().ok()).unwrap_or(pid)
     }
 
     /// What it wrote to standard error so far.
@@ -253,12 +263,12 @@ impl Daemon {
         self.stderr()
     }
 
-    /// Its figures now.
+    /// The figures of the process that serves, now.
     ///
     /// # Errors
     /// [`SpawnError::Process`].
     pub fn figures(&self) -> Result<ProcessFigures, SpawnError> {
-        ProcessFigures::of(self.pid()).map_err(|e| self.process("read figures of", e))
+        ProcessFigures::of(self.serving_pid()).map_err(|e| self.process("read figures of", e))
     }
 
     /// Its exit status, if it has ended.
@@ -309,14 +319,26 @@ impl Daemon {
         rustix::process::kill_process(pid, signal).map_err(|e| self.process("signal", e.into()))
     }
 
-    /// Kills it by SIGKILL and waits for the end.
+    /// Kills it by SIGKILL and waits for the end, that of the process that serves
+    /// included.
     ///
     /// # Errors
     /// [`SpawnError::Process`].
     pub fn kill(&mut self) -> Result<ExitStatus, SpawnError> {
+        let serving = self.serving_pid();
         // It may have ended already, which is as good.
         let _ = self.child.kill();
         let status = self.child.wait();
+        // It goes with its parent, a moment later; a dead one may stay to be reaped.
+        let alive = || {
+            let stat = std::fs::read_to_string(format!("/proc/{serving}/stat"));
+            let state = stat.as_ref().ok().and_then(|stat| stat.rsplit_once(") "));
+            state.is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+        };
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while serving != self.pid() && alive() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         status.map_err(|e| self.process("wait for", e))
     }
 }
