@@ -19,17 +19,18 @@ const TAG_MAX: usize = 36;
     after_help = "The state of a running daemon crosses to another one in the VM's live migration; \
                   see --migration-mode and --state-format.",
     args_override_self = true,
-    arg_required_else_help = true,
     max_term_width = 100
 )]
 pub struct Args {
     /// Directory (or regular file) to share
-    #[arg(
-        long,
-        value_name = "PATH",
-        required_unless_present_any = ["options", "print_capabilities"]
-    )]
+    #[arg(long, value_name = "PATH")]
     pub shared_dir: Option<PathBuf>,
+
+    /// Read options from this TOML file, such as cache = "always", in place of
+    /// /etc/ferryfs/<this program>.toml, which is read where it exists; an option of the command
+    /// line counts over a variable such as FERRYFSD_CACHE, and that over the file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 
     /// Print the capabilities of this program as JSON, and end
     #[arg(long)]
@@ -57,19 +58,15 @@ pub struct Args {
 #[command(next_help_heading = "Connection")]
 pub struct ConnectionArgs {
     /// Listen on a new socket at this path
-    #[arg(
-        long,
-        alias = "socket",
-        value_name = "PATH",
-        required_unless_present_any = ["fd", "print_capabilities"]
-    )]
+    #[arg(long, alias = "socket", value_name = "PATH")]
     pub socket_path: Option<PathBuf>,
 
     /// Let this group connect to the new socket, and not only the daemon's user
     #[arg(long, value_name = "GROUP", conflicts_with = "fd")]
     pub socket_group: Option<String>,
 
-    /// Take an inherited descriptor that is already listening
+    /// Take an inherited descriptor that is already listening [default: the one that a service
+    /// manager hands over by LISTEN_FDS, if it does]
     #[arg(long, value_name = "FD", conflicts_with = "socket_path")]
     pub fd: Option<RawFd>,
 
@@ -191,9 +188,15 @@ pub struct ShareArgs {
 #[derive(Clone, Debug, ClapArgs)]
 #[command(next_help_heading = "Safety and logs")]
 pub struct SafetyArgs {
-    /// Confine the daemon [default: chroot for root, none for others]
-    #[arg(long, value_enum, ignore_case = true, value_name = "MODE")]
-    pub sandbox: Option<SandboxMode>,
+    /// Confine the daemon
+    #[arg(
+        long,
+        value_enum,
+        ignore_case = true,
+        default_value = "namespace",
+        value_name = "MODE"
+    )]
+    pub sandbox: SandboxMode,
 
     /// What happens when the daemon makes a system call that serving does not need
     #[arg(long, value_enum, default_value = "kill", value_name = "ACTION")]
@@ -238,6 +241,16 @@ pub struct MigrationArgs {
     /// As the destination: what to do with a file that cannot be found
     #[arg(long, value_enum, default_value = "abort", value_name = "WHAT")]
     pub migration_on_error: OnError,
+
+    /// As the source, in find-paths mode: make sure that the destination opens the very files that
+    /// are open here. They cross by file handle then, which both sides' shares must have
+    #[arg(long)]
+    pub migration_verify_handles: bool,
+
+    /// As the source, in find-paths mode: check every path when the VM is stopped, and not only
+    /// those that may have changed
+    #[arg(long)]
+    pub migration_confirm_paths: bool,
 
     /// As the source: format of the state; a destination recognises each one that is built in
     #[arg(long, default_value = "postcard", value_name = "FORMAT")]
@@ -293,6 +306,7 @@ pub enum CachePolicy {
 #[allow(missing_docs)]
 pub enum FileHandles {
     Never,
+    #[value(alias = "fallback")]
     Prefer,
     Mandatory,
 }
@@ -300,7 +314,8 @@ pub enum FileHandles {
 /// `--sandbox`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SandboxMode {
-    /// Namespaces of its own, with nothing in them but the share
+    /// Namespaces of its own, with nothing in them but the share; for a user who is not root, with
+    /// a user namespace
     Namespace,
     /// The share is the root directory; needs root
     Chroot,
@@ -362,31 +377,38 @@ fn parse_tag(tag: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+    use clap::FromArgMatches;
 
     fn parse(line: &str) -> Result<Args, String> {
-        Args::try_parse_from(std::iter::once("ferryfsd").chain(line.split_whitespace()))
+        let words = std::iter::once("ferryfsd").chain(line.split_whitespace());
+        crate::settings::command("ferryfsd", "0")
+            .try_get_matches_from(words)
+            .and_then(|matches| Args::from_arg_matches(&matches))
             .map_err(|e| e.to_string())
     }
 
     #[test]
     fn the_definition_is_sound() {
-        Args::command().debug_assert();
+        crate::settings::command("ferryfsd", "0").debug_assert();
     }
 
     #[test]
-    fn a_socket_and_a_share_are_needed_unless_asked_for_capabilities() {
-        assert!(parse("--shared-dir /x")
-            .unwrap_err()
-            .contains("--socket-path"));
-        assert!(parse("--socket-path /s")
-            .unwrap_err()
-            .contains("--shared-dir"));
+    fn a_socket_is_made_or_inherited() {
         assert!(parse("--print-capabilities").is_ok());
         assert!(parse("--shared-dir /x --fd 3").is_ok());
         assert!(parse("--shared-dir /x --fd 3 --socket-path /s")
             .unwrap_err()
             .contains("cannot be used with"));
+    }
+
+    #[test]
+    fn switches_can_be_undone() {
+        let base = "--shared-dir /x --fd 3";
+        assert!(parse(&format!("{base} --xattr")).unwrap().share.xattr);
+        assert!(parse(&format!("{base} --xattr=true")).unwrap().share.xattr);
+        let a = parse(&format!("{base} --xattr --xattr=false")).unwrap();
+        assert!(!a.share.xattr);
+        assert!(parse(&format!("{base} --xattr=perhaps")).is_err());
     }
 
     #[test]

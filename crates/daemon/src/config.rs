@@ -47,12 +47,15 @@ pub struct Config {
 /// Why a command line makes no sense.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// clap sees to it, unless a variant builds [`Args`] by itself.
+    /// There is nothing to share.
     #[error("no shared directory; use --shared-dir PATH")]
     NoShare,
-    /// As above.
+    /// There is nowhere to meet a front-end.
     #[error("no socket; use --socket-path PATH or --fd FD")]
     NoSocket,
+    /// A file handle says all.
+    #[error("{0} is for --migration-mode find-paths")]
+    FindPathsOnly(&'static str),
     /// Standard streams are no sockets.
     #[error("--fd {0} is no descriptor of a listening socket; pass 3 or more")]
     Fd(RawFd),
@@ -133,6 +136,23 @@ impl Config {
             (None, Some(path)) => Socket::Path(path.clone()),
             (None, None) => return Err(ConfigError::NoSocket),
         };
+        let migration = &args.migration;
+        if migration.migration_mode == MigrationMode::FileHandles {
+            for (given, option) in [
+                (
+                    migration.migration_verify_handles,
+                    "--migration-verify-handles",
+                ),
+                (
+                    migration.migration_confirm_paths,
+                    "--migration-confirm-paths",
+                ),
+            ] {
+                if given {
+                    return Err(ConfigError::FindPathsOnly(option));
+                }
+            }
+        }
         let sandbox = sandbox(&args, privileged)?;
         let seccomp = match args.safety.seccomp {
             Seccomp::None => seccomp::Action::None,
@@ -186,9 +206,14 @@ impl Config {
             FileHandles::Mandatory => fs::InodeFileHandles::Mandatory,
         };
         config.migration_mode = match migration.migration_mode {
+            // What is opened by its handle is what it was.
+            MigrationMode::FindPaths if migration.migration_verify_handles => {
+                fs::MigrationMode::FileHandles
+            }
             MigrationMode::FindPaths => fs::MigrationMode::FindPaths,
             MigrationMode::FileHandles => fs::MigrationMode::FileHandles,
         };
+        config.migration_confirm_paths = migration.migration_confirm_paths;
         config.migration_on_error = match migration.migration_on_error {
             OnError::Abort => fs::MigrationOnError::Abort,
             OnError::GuestError => fs::MigrationOnError::GuestError,
@@ -204,11 +229,9 @@ impl Config {
 fn sandbox(args: &Args, privileged: bool) -> Result<Settings, ConfigError> {
     let safety = &args.safety;
     let mode = match safety.sandbox {
-        Some(SandboxMode::Namespace) => Mode::Namespace,
-        Some(SandboxMode::Chroot) => Mode::Chroot,
-        Some(SandboxMode::None) => Mode::None,
-        None if privileged => Mode::Chroot,
-        None => Mode::None,
+        SandboxMode::Namespace => Mode::Namespace,
+        SandboxMode::Chroot => Mode::Chroot,
+        SandboxMode::None => Mode::None,
     };
     let id_maps = IdMaps {
         users: safety.uid_map.clone(),
@@ -253,18 +276,53 @@ pub(crate) fn level(level: LogLevel) -> log::LevelFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
+    use clap::FromArgMatches;
 
     fn config(line: &str, privileged: bool) -> Result<Config, ConfigError> {
         let words = std::iter::once("ferryfsd").chain(line.split_whitespace());
-        Config::new(Args::parse_from(words), &crate::stock_formats(), privileged)
+        let matches = crate::settings::command("ferryfsd", "0").get_matches_from(words);
+        let args = Args::from_arg_matches(&matches).unwrap();
+        Config::new(args, &crate::stock_formats(), privileged)
     }
 
     #[test]
-    fn root_is_confined_unless_told_otherwise() {
+    fn a_share_and_a_socket_are_needed() {
+        let refused = config("--fd 3", true).unwrap_err();
+        assert!(matches!(refused, ConfigError::NoShare), "{refused}");
+        let refused = config("--shared-dir /x", true).unwrap_err();
+        assert!(matches!(refused, ConfigError::NoSocket), "{refused}");
+        assert!(config("-o source=/x --fd 3", true).is_ok());
+    }
+
+    #[test]
+    fn paths_are_verified_and_confirmed_where_there_are_paths() {
+        let base = "--shared-dir /x --fd 3";
+        let root = || Confined {
+            root: std::fs::File::open("/").unwrap().into(),
+            proc_self_fd: None,
+        };
+        for option in ["--migration-verify-handles", "--migration-confirm-paths"] {
+            let refused = config(
+                &format!("{base} {option} --migration-mode=file-handles"),
+                true,
+            );
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.starts_with(option), "{refused}");
+        }
+        let verify = config(&format!("{base} --migration-verify-handles"), true).unwrap();
+        let mode = verify.passthrough(root()).migration_mode;
+        assert_eq!(mode, fs::MigrationMode::FileHandles);
+        let confirm = config(&format!("{base} --migration-confirm-paths"), true).unwrap();
+        assert!(confirm.passthrough(root()).migration_confirm_paths);
+    }
+
+    #[test]
+    fn it_is_confined_unless_told_otherwise() {
         let line = "--shared-dir /x --fd 3";
-        assert_eq!(config(line, true).unwrap().sandbox.mode, Mode::Chroot);
-        assert_eq!(config(line, false).unwrap().sandbox.mode, Mode::None);
+        for privileged in [true, false] {
+            let mode = config(line, privileged).unwrap().sandbox.mode;
+            assert_eq!(mode, Mode::Namespace);
+        }
         let line = "--shared-dir /x --fd 3 --sandbox none";
         assert_eq!(config(line, true).unwrap().sandbox.mode, Mode::None);
     }
@@ -289,8 +347,9 @@ mod tests {
         let namespace = format!("{line} --sandbox namespace");
         let maps = config(&namespace, false).unwrap().sandbox.id_maps;
         assert_eq!((maps.users.len(), maps.groups.len()), (2, 0));
-        for (line, privileged) in [(namespace.as_str(), true), (line, false)] {
-            let refused = config(line, privileged).unwrap_err();
+        let chroot = format!("{line} --sandbox chroot");
+        for (line, privileged) in [(namespace, true), (chroot, false)] {
+            let refused = config(&line, privileged).unwrap_err();
             assert!(matches!(refused, ConfigError::IdMaps), "{refused}");
         }
         let line = "--shared-dir /x --fd 3 --sandbox namespace --gid-map :1:1000:1:";

@@ -96,7 +96,7 @@ impl Args {
             "sandbox" => {
                 let mode = SandboxMode::from_str(value, true)
                     .map_err(|_| bad("use namespace, chroot or none".into()))?;
-                self.safety.sandbox = Some(mode);
+                self.safety.sandbox = mode;
             }
             "xattrmap" => {
                 let map = value.parse::<XattrMap>();
@@ -152,11 +152,12 @@ fn is_switch(key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
+    use clap::FromArgMatches;
 
     fn parse(line: &str) -> Result<Args, LegacyError> {
         let words = std::iter::once("ferryfsd").chain(line.split_whitespace());
-        let mut args = Args::parse_from(words);
+        let matches = crate::settings::command("ferryfsd", "0").get_matches_from(words);
+        let mut args = Args::from_arg_matches(&matches).unwrap();
         args.apply_legacy()?;
         Ok(args)
     }
@@ -170,7 +171,7 @@ mod tests {
         .unwrap();
         assert_eq!(a.shared_dir.as_deref(), Some("/srv/share".as_ref()));
         assert_eq!(a.share.cache, CachePolicy::Always);
-        assert_eq!(a.safety.sandbox, Some(SandboxMode::Chroot));
+        assert_eq!(a.safety.sandbox, SandboxMode::Chroot);
         assert!(a.share.xattr);
         assert_eq!(a.connection.thread_pool_size, Some(16));
         assert_eq!(a.safety.log_level, LogLevel::Debug);

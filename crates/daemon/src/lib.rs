@@ -18,13 +18,16 @@
 //! For another file system, [`Daemon::file_system`] wraps or replaces the
 //! passthrough.
 
+mod activation;
 pub mod args;
 mod capabilities;
 mod config;
 mod groups;
 mod legacy;
 mod logging;
+mod pid_file;
 mod serve;
+mod settings;
 mod signals;
 
 use std::process::ExitCode;
@@ -36,8 +39,10 @@ use ferryfs_format_virtiofsd::{VirtiofsdV1, VirtiofsdV2};
 use ferryfs_format_zstd::Zstd;
 use ferryfs_state::Registry;
 
+pub use activation::ActivationError;
 pub use config::{Config, ConfigError};
 pub use legacy::LegacyError;
+pub use pid_file::PidFileError;
 pub use serve::{DaemonError, Ending};
 
 /// The formats and dialects of a stock daemon.

@@ -1,12 +1,12 @@
 //! From the command line to the end of the last connection.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{CommandFactory, FromArgMatches};
 use ferryfs_core::migrate::MigrateFs;
 use ferryfs_core::passthrough::config::boot_id;
 use ferryfs_core::passthrough::{Passthrough, SetupError};
@@ -21,9 +21,12 @@ use ferryfs_vhost::{
 };
 use rustix::fs::Mode;
 
+use crate::activation::{self, ActivationError};
 use crate::args::Args;
 use crate::config::{level, Config, ConfigError, Socket};
 use crate::groups::{self, GroupError};
+use crate::pid_file::{PidFile, PidFileError};
+use crate::settings::{self, GatherError, Sources};
 use crate::{capabilities, logging, signals};
 
 /// How a daemon ended, having served what it was to serve.
@@ -35,6 +38,12 @@ pub enum DaemonError {
     /// The command line makes no sense.
     #[error("bad arguments")]
     Config(#[source] ConfigError),
+    /// The service manager hands over something else than a socket.
+    #[error("socket activation")]
+    Activation(#[source] ActivationError),
+    /// There is no pid file.
+    #[error("failed to start")]
+    PidFile(#[source] PidFileError),
     /// The socket cannot be had.
     #[error("failed to listen")]
     Socket(#[source] SocketError),
@@ -86,31 +95,42 @@ pub(crate) fn main<F: MigrateFs>(
     formats: Registry,
     make: impl FnOnce(Passthrough) -> Result<F, SetupError>,
 ) -> ExitCode {
-    let command = Args::command().name(name).version(version);
-    let args = match command
-        .try_get_matches()
-        .and_then(|matches| Args::from_arg_matches(&matches))
-    {
-        Ok(args) => args,
-        Err(e) => {
+    let sources = Sources::of_process(name);
+    let (bare, variables) = (sources.words.is_empty(), sources.variables.clone());
+    let mut gathered = match settings::gather(name, version, sources) {
+        Ok(gathered) => gathered,
+        Err(GatherError::CommandLine(e)) => {
             // Help and version are "errors" that go to standard output.
             let code = if e.use_stderr() { 2 } else { 0 };
             let _ = e.print();
             return ExitCode::from(code);
         }
+        Err(GatherError::Settings(e)) => {
+            eprintln!("error: {}", error_line(&e));
+            return ExitCode::from(2);
+        }
     };
-    if args.print_capabilities {
+    if gathered.args.print_capabilities {
         println!("{}", capabilities::json());
         return ExitCode::SUCCESS;
     }
-    logging::start(level(args.safety.log_level));
-    if args.safety.syslog {
+    if bare && gathered.args.shared_dir.is_none() {
+        eprint!("{}", settings::command(name, version).render_help());
+        return ExitCode::from(2);
+    }
+    logging::start(level(gathered.args.safety.log_level));
+    if gathered.args.safety.syslog {
         logging::to_system_log(name);
+    }
+    if let Some(line) = gathered.origins.summary() {
+        log::info!("{line}");
     }
     let writer = WriterInfo::new(name, version);
     let privileged = rustix::process::geteuid().is_root();
-    let ended = Config::new(args, &formats, privileged)
-        .map_err(DaemonError::Config)
+    let ended = take_socket(&mut gathered.args, &variables)
+        .and_then(|()| {
+            Config::new(gathered.args, &formats, privileged).map_err(DaemonError::Config)
+        })
         .and_then(|config| run(config, formats, writer, make));
     match ended {
         // What there is to say has been said inside.
@@ -131,13 +151,33 @@ pub(crate) fn main<F: MigrateFs>(
             }
         }
         Err(e) => {
-            log::error!("{}", error_line(&e));
+            log::error!("{}", gathered.origins.explain(&error_line(&e)));
             match e {
-                DaemonError::Config(_) => ExitCode::from(2),
+                DaemonError::Config(_) | DaemonError::Activation(_) => ExitCode::from(2),
                 _ => ExitCode::FAILURE,
             }
         }
     }
+}
+
+/// Takes what a service manager hands over, where nothing else is said.
+fn take_socket(args: &mut Args, variables: &[(OsString, OsString)]) -> Result<(), DaemonError> {
+    let socket = activation::socket(variables, std::process::id());
+    let Some(fd) = socket.map_err(DaemonError::Activation)? else {
+        return Ok(());
+    };
+    let connection = &mut args.connection;
+    if connection.fd.is_some() || connection.socket_path.is_some() {
+        log::warn!("LISTEN_FDS is ignored: --fd or --socket-path says where to listen");
+        return Ok(());
+    }
+    if connection.socket_group.is_some() {
+        log::warn!(
+            "--socket-group has no effect on the service manager's socket; see SocketGroup="
+        );
+    }
+    connection.fd = Some(fd);
+    Ok(())
 }
 
 /// How [`run`] ended, in the process that served or in the one that waited for it.
@@ -169,6 +209,11 @@ fn run<F: MigrateFs>(
     logging::start(config.log_level());
     let limit =
         raise_open_file_limit(config.args.safety.rlimit_nofile).map_err(DaemonError::Limit)?;
+    // First, so that of two daemons that start at once one has the socket.
+    let mut pid_file = match &config.socket {
+        Socket::Path(path) => Some(PidFile::create(path).map_err(DaemonError::PidFile)?),
+        Socket::Fd(_) => None,
+    };
     let mut socket = listen(
         &config.socket,
         config.args.connection.socket_group.as_deref(),
@@ -193,11 +238,15 @@ fn run<F: MigrateFs>(
             let ended = serving.wait(config.seccomp).map_err(DaemonError::Wait)?;
             // Removed from here: inside, its directory cannot be reached.
             drop(socket);
+            drop(pid_file);
             return Ok(Ended::Inside(ended));
         }
     };
     if config.sandbox.mode == ferryfs_sandbox::Mode::Namespace {
         socket.leave_name();
+        if let Some(pid_file) = &mut pid_file {
+            pid_file.leave_name();
+        }
     }
     let mut settings = config.passthrough(confined);
     settings.boot_id = boot_id;
@@ -306,6 +355,9 @@ fn listen(socket: &Socket, group: Option<&str>) -> Result<ListenSocket, DaemonEr
             // SAFETY: the descriptor is open, and was handed to this process to
             // be its own; nothing else in it knows the number.
             let fd = unsafe { OwnedFd::from_raw_fd(*fd) };
+            // Not for newuidmap and newgidmap.
+            rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)
+                .map_err(|e| failed(e.into()))?;
             let listening = rustix::net::sockopt::socket_acceptconn(fd.as_fd())
                 .map_err(|e| failed(e.into()))?;
             if !listening {

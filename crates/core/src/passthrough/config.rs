@@ -158,6 +158,9 @@ pub struct Config {
     pub inode_file_handles: InodeFileHandles,
     /// How inodes are described in a crossing.
     pub migration_mode: MigrationMode,
+    /// Check every path when the device is stopped, and not only those that may have
+    /// changed.
+    pub migration_confirm_paths: bool,
     /// What a crossing does with objects that are not found.
     pub migration_on_error: MigrationOnError,
 }
@@ -185,6 +188,7 @@ impl Config {
             killpriv_v2: false,
             inode_file_handles: InodeFileHandles::Prefer,
             migration_mode: MigrationMode::FindPaths,
+            migration_confirm_paths: false,
             migration_on_error: MigrationOnError::Abort,
         }
     }

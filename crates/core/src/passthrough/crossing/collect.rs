@@ -45,7 +45,7 @@ impl Passthrough {
         let mut born = HashMap::new();
         if self.config.migration_mode == MigrationMode::FindPaths {
             let again: Vec<Arc<Inode>> = match &found {
-                Some(found) => inodes
+                Some(found) if !self.config.migration_confirm_paths => inodes
                     .iter()
                     .filter(|i| {
                         let id = i.id();
@@ -53,8 +53,8 @@ impl Passthrough {
                     })
                     .cloned()
                     .collect(),
-                // No precopy, as for a snapshot: all of it now.
-                None => inodes.clone(),
+                // Asked for, or no precopy, as for a snapshot: all of it now.
+                _ => inodes.clone(),
             };
             let seen = self.find_again(&again, &open, &mut losses);
             born = found.map(|found| found.verdict.born).unwrap_or_default();
