@@ -154,6 +154,8 @@ bits! {
     FUSE_FSYNC_FDATASYNC: u32 = 1 << 0;
     /// SETXATTR: clear set-group-id when `system.posix_acl_access` is set.
     FUSE_SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
+    /// IOCTL: not limited to what the command's number says (CUSE alone).
+    FUSE_IOCTL_UNRESTRICTED: u32 = 1 << 1;
     /// `fuse_attr.flags`: the root of a mount inside the share.
     FUSE_ATTR_SUBMOUNT: u32 = 1 << 0;
     /// `fuse_attr.flags`: use DAX for this file.
@@ -230,6 +232,118 @@ abi_struct! {
         bytes_copied: u64,
     }
 
+    /// `struct fuse_statx_in`.
+    StatxIn {
+        /// `FUSE_GETATTR_*`.
+        getattr_flags: u32,
+        /// Unused.
+        reserved: u32,
+        /// The handle, with `FUSE_GETATTR_FH`.
+        fh: u64,
+        /// `AT_STATX_*`.
+        sx_flags: u32,
+        /// `STATX_*` that the caller wants.
+        sx_mask: u32,
+    }
+
+    /// `struct fuse_sx_time`.
+    SxTime {
+        /// Seconds since 1970.
+        tv_sec: i64,
+        /// Nanoseconds.
+        tv_nsec: u32,
+        /// Unused.
+        reserved: i32,
+    }
+
+    /// `struct fuse_statx`.
+    Statx {
+        /// `STATX_*` that are filled in.
+        mask: u32,
+        /// Preferred size of a read or write, in bytes.
+        blksize: u32,
+        /// `STATX_ATTR_*` that are set.
+        attributes: u64,
+        /// Hard links.
+        nlink: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+        /// Type and permissions.
+        mode: u16,
+        /// Unused.
+        spare0: u16,
+        /// Inode number.
+        ino: u64,
+        /// Size in bytes.
+        size: u64,
+        /// Blocks of 512 bytes that are in use.
+        blocks: u64,
+        /// `STATX_ATTR_*` that the file system has.
+        attributes_mask: u64,
+        /// Last access.
+        atime: SxTime,
+        /// When it was made.
+        btime: SxTime,
+        /// Last change of its attributes.
+        ctime: SxTime,
+        /// Last change of its contents.
+        mtime: SxTime,
+        /// Of a device, its major number.
+        rdev_major: u32,
+        /// Of a device, its minor number.
+        rdev_minor: u32,
+        /// Of the file system's device. The guest's kernel puts its own there.
+        dev_major: u32,
+        /// As above.
+        dev_minor: u32,
+        /// Unused.
+        spare2: [u64; 14],
+    }
+
+    /// `struct fuse_statx_out`.
+    StatxOut {
+        /// How long the attributes are good, in seconds.
+        attr_valid: u64,
+        /// And nanoseconds.
+        attr_valid_nsec: u32,
+        /// None are defined.
+        flags: u32,
+        /// Unused.
+        spare: [u64; 2],
+        /// The attributes.
+        stat: Statx,
+    }
+
+    /// `struct fuse_ioctl_in`, followed by `in_size` bytes.
+    IoctlIn {
+        /// The handle.
+        fh: u64,
+        /// `FUSE_IOCTL_*`.
+        flags: u32,
+        /// The command.
+        cmd: u32,
+        /// The caller's argument: an address, as a rule.
+        arg: u64,
+        /// Bytes that come along.
+        in_size: u32,
+        /// Bytes that are to come back.
+        out_size: u32,
+    }
+
+    /// `struct fuse_ioctl_out`, followed by the request's `out_size` bytes.
+    IoctlOut {
+        /// What ioctl(2) returns.
+        result: i32,
+        /// `FUSE_IOCTL_*`.
+        flags: u32,
+        /// For `FUSE_IOCTL_RETRY`.
+        in_iovs: u32,
+        /// As above.
+        out_iovs: u32,
+    }
+
     /// `struct fuse_init_out`.
     InitOut {
         /// Protocol major.
@@ -282,6 +396,12 @@ mod tests {
             (size_of::<CopyFileRangeOut>(), 8, "fuse_copy_file_range_out"),
             (size_of::<CopyFileRangeIn>(), 56, "fuse_copy_file_range_in"),
             (size_of::<InitOut>(), 64, "fuse_init_out"),
+            (size_of::<StatxIn>(), 24, "fuse_statx_in"),
+            (size_of::<SxTime>(), 16, "fuse_sx_time"),
+            (size_of::<Statx>(), 256, "fuse_statx"),
+            (size_of::<StatxOut>(), 288, "fuse_statx_out"),
+            (size_of::<IoctlIn>(), 32, "fuse_ioctl_in"),
+            (size_of::<IoctlOut>(), 16, "fuse_ioctl_out"),
             (
                 size_of::<InitIn>() + size_of::<InitIn2>(),
                 64,

@@ -18,6 +18,8 @@ use crate::types::{HandleId, Name, NodeId};
 
 /// `struct fuse_attr`, with `flags` (`FUSE_ATTR_SUBMOUNT`) in place.
 pub use fuse_backend_rs::abi::fuse_abi::Attr;
+/// `struct fuse_statx`.
+pub use crate::abi::Statx;
 /// `struct fuse_kstatfs`.
 pub use fuse_backend_rs::abi::fuse_abi::Kstatfs;
 
@@ -70,6 +72,15 @@ pub struct Entry {
 pub struct AttrReply {
     /// Attributes.
     pub attr: Attr,
+    /// How long the guest may believe them.
+    pub timeout: Duration,
+}
+
+/// Attributes with how long the guest may believe them: `struct fuse_statx_out`.
+#[derive(Clone, Copy, Debug)]
+pub struct StatxReply {
+    /// Attributes, `mask` saying which.
+    pub stat: Statx,
     /// How long the guest may believe them.
     pub timeout: Duration,
 }
@@ -241,6 +252,19 @@ pub trait FileSystem: Send + Sync + 'static {
         node: NodeId,
         handle: Option<HandleId>,
     ) -> FsResult<AttrReply> {
+        Err(Errno::ENOSYS)
+    }
+
+    /// STATX, by handle where the guest names one. `flags` are `AT_STATX_*`, `mask`
+    /// the `STATX_*` that are wanted; others may be filled in too.
+    fn statx(
+        &self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        handle: Option<HandleId>,
+        flags: u32,
+        mask: u32,
+    ) -> FsResult<StatxReply> {
         Err(Errno::ENOSYS)
     }
 
@@ -536,6 +560,20 @@ pub trait FileSystem: Send + Sync + 'static {
         length: u64,
         flags: u64,
     ) -> FsResult<usize> {
+        Err(Errno::ENOSYS)
+    }
+
+    /// IOCTL: `command` with `input`; `output`, zeros at first, has the length that
+    /// the guest has room for.
+    fn ioctl(
+        &self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        command: u32,
+        input: &[u8],
+        output: &mut [u8],
+    ) -> FsResult<()> {
         Err(Errno::ENOSYS)
     }
 

@@ -11,7 +11,7 @@ use crate::abi;
 use crate::errno::{Errno, FsResult};
 use crate::fs::{
     AttrReply, Context, DirSink, Entry, FileSystem, InitOffer, InitWish, Kstatfs, Opened, ReadArgs,
-    SetAttr, WriteArgs, XattrReply,
+    SetAttr, StatxReply, WriteArgs, XattrReply,
 };
 use crate::io::{ReplyWriter, RequestReader};
 use crate::migrate::MigrateFs;
@@ -107,6 +107,17 @@ impl<F: FileSystem> FileSystem for ReadOnly<F> {
         handle: Option<HandleId>,
     ) -> FsResult<AttrReply> {
         self.inner.getattr(ctx, node, handle)
+    }
+
+    fn statx(
+        &self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        handle: Option<HandleId>,
+        flags: u32,
+        mask: u32,
+    ) -> FsResult<StatxReply> {
+        self.inner.statx(ctx, node, handle, flags, mask)
     }
 
     fn setattr(
@@ -383,6 +394,22 @@ impl<F: FileSystem> FileSystem for ReadOnly<F> {
         _flags: u64,
     ) -> FsResult<usize> {
         Err(Errno::EROFS)
+    }
+
+    fn ioctl(
+        &self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        command: u32,
+        input: &[u8],
+        output: &mut [u8],
+    ) -> FsResult<()> {
+        // What takes nothing from its caller changes nothing.
+        if !input.is_empty() {
+            return Err(Errno::EROFS);
+        }
+        self.inner.ioctl(ctx, node, handle, command, input, output)
     }
 
     fn syncfs(&self, ctx: &Context<'_>, node: NodeId) -> FsResult<()> {

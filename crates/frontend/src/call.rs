@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::fuse::{
     self, opcode, AttrReply, DirEntry, DirEntryPlus, Entry, Fields, FileLock, InitReply, Opened,
-    Short, StatFs,
+    Short, StatFs, StatxReply,
 };
 use crate::memory::GuestBuffer;
 
@@ -224,6 +224,36 @@ pub fn getattr(nodeid: u64, fh: Option<u64>) -> Call<AttrReply> {
     let flags = u32::from(fh.is_some());
     let call = Call::new(opcode::GETATTR, nodeid, fuse::ATTR_OUT, attr);
     call.u32(flags).u32(0).u64(fh.unwrap_or(0))
+}
+
+/// STATX, by handle if there is one, for `mask` (STATX_*).
+pub fn statx(nodeid: u64, fh: Option<u64>, mask: u32) -> Call<StatxReply> {
+    let flags = u32::from(fh.is_some());
+    let call = Call::new(opcode::STATX, nodeid, fuse::STATX_OUT, |body| {
+        StatxReply::read(&mut Fields::new(&body.bytes))
+    });
+    call.u32(flags).u32(0).u64(fh.unwrap_or(0)).u32(0).u32(mask)
+}
+
+/// IOCTL of an open file with `input`; the `room` bytes that come back.
+pub fn ioctl(at: (u64, u64), command: u32, input: &[u8], room: u32) -> Call<Vec<u8>> {
+    let call = Call::new(opcode::IOCTL, at.0, 16 + room as usize, |mut body| {
+        let mut fields = Fields::new(&body.bytes);
+        // The result, flags and two counts that a file system leaves 0.
+        for _ in 0..4 {
+            fields.u32()?;
+        }
+        Ok(body.bytes.split_off(16))
+    });
+    let mut call = call
+        .u64(at.1)
+        .u32(0)
+        .u32(command)
+        .u64(0)
+        .u32(input.len() as u32)
+        .u32(room);
+    call.args.extend_from_slice(input);
+    call
 }
 
 /// SETATTR.

@@ -15,6 +15,8 @@ pub const ENTRY_OUT: usize = 128;
 pub const ATTR_OUT: usize = 104;
 /// Bytes of struct fuse_open_out.
 pub const OPEN_OUT: usize = 16;
+/// Bytes of struct fuse_statx_out.
+pub const STATX_OUT: usize = 288;
 /// Bytes of struct fuse_init_out.
 pub const INIT_OUT: usize = 64;
 
@@ -293,6 +295,53 @@ impl AttrReply {
             attr_valid_nsec,
             attr: Attr::read(f)?,
         })
+    }
+}
+
+/// What struct fuse_statx_out has beside struct fuse_attr_out's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StatxReply {
+    /// Seconds the attributes may be cached.
+    pub attr_valid: u64,
+    /// STATX_* that are filled in.
+    pub mask: u32,
+    /// The attributes; their flags are not told this way.
+    pub attr: Attr,
+    /// STATX_ATTR_* that are set.
+    pub attributes: u64,
+    /// When it was made: seconds and nanoseconds.
+    pub btime: (i64, u32),
+}
+
+impl StatxReply {
+    pub(crate) fn read(f: &mut Fields<'_>) -> Result<Self, Short> {
+        let mut reply = StatxReply {
+            attr_valid: f.u64()?,
+            ..StatxReply::default()
+        };
+        f.take(4 + 4 + 2 * 8)?;
+        reply.mask = f.u32()?;
+        let attr = &mut reply.attr;
+        attr.blksize = f.u32()?;
+        reply.attributes = f.u64()?;
+        (attr.nlink, attr.uid, attr.gid) = (f.u32()?, f.u32()?, f.u32()?);
+        attr.mode = f.u32()? & 0xffff;
+        (attr.ino, attr.size, attr.blocks) = (f.u64()?, f.u64()?, f.u64()?);
+        let _attributes_mask = f.u64()?;
+        let mut time = || -> Result<(u64, u32), Short> {
+            let time = (f.u64()?, f.u32()?);
+            f.u32()?;
+            Ok(time)
+        };
+        (attr.atime, attr.atimensec) = time()?;
+        let (seconds, nanoseconds) = time()?;
+        reply.btime = (seconds as i64, nanoseconds);
+        (attr.ctime, attr.ctimensec) = time()?;
+        (attr.mtime, attr.mtimensec) = time()?;
+        let (major, minor) = (f.u32()?, f.u32()?);
+        attr.rdev = (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12);
+        f.take(8 + 14 * 8)?;
+        Ok(reply)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::call::{self, Payload, SetAttr};
 use crate::client::{ClientError, FsClient};
-use crate::fuse::{init, AttrReply, DirEntry, DirEntryPlus, Entry, FileLock, Opened, StatFs};
+use crate::fuse::{init, AttrReply, DirEntry, DirEntryPlus, Entry, FileLock, Opened, StatFs, StatxReply};
 use crate::memory::GuestBuffer;
 
 type Result<T> = std::result::Result<T, ClientError>;
@@ -54,6 +54,16 @@ impl FsClient {
     /// GETATTR, by handle if there is one.
     pub fn getattr(&self, nodeid: u64, fh: Option<u64>) -> Result<AttrReply> {
         self.call(call::getattr(nodeid, fh))
+    }
+
+    /// STATX, by handle if there is one.
+    pub fn statx(&self, nodeid: u64, fh: Option<u64>, mask: u32) -> Result<StatxReply> {
+        self.call(call::statx(nodeid, fh, mask))
+    }
+
+    /// IOCTL of (node id, handle).
+    pub fn ioctl(&self, at: (u64, u64), command: u32, input: &[u8], room: u32) -> Result<Vec<u8>> {
+        self.call(call::ioctl(at, command, input, room))
     }
 
     /// SETATTR.

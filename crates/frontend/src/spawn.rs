@@ -331,6 +331,11 @@ impl Daemon {
         let status = self.child.wait();
         // It goes with its parent, a moment later; a dead one may stay to be reaped.
         let alive = || {
+            let threads = std::fs::read_dir(format!("/proc/{serving}/task"));
+            // The first thread can be dead while others still hold what is open.
+            if threads.is_ok_and(|threads| threads.count() > 1) {
+                return true;
+            }
             let stat = std::fs::read_to_string(format!("/proc/{serving}/stat"));
             let state = stat.as_ref().ok().and_then(|stat| stat.rsplit_once(") "));
             state.is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))

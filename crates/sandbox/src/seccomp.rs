@@ -333,6 +333,14 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
 /// Of one type or another by the C library.
 #[allow(clippy::unnecessary_cast)]
 const FIONBIO: u64 = libc::FIONBIO as u64;
+#[allow(clippy::unnecessary_cast)]
+const FS_IOC_GETFLAGS: u64 = libc::FS_IOC_GETFLAGS as u64;
+#[allow(clippy::unnecessary_cast)]
+const FS_IOC_SETFLAGS: u64 = libc::FS_IOC_SETFLAGS as u64;
+/// `_IOR('X', 31, struct fsxattr)`, whose 28 bytes are the same everywhere.
+const FS_IOC_FSGETXATTR: u64 = 0x801c_581f;
+/// `_IOW('X', 32, struct fsxattr)`.
+const FS_IOC_FSSETXATTR: u64 = 0x401c_5820;
 
 /// A call whose argument `index` must compare to `value` as `is` says.
 fn only(index: u8, is: Is, value: u64) -> Result<SeccompRule, BackendError> {
@@ -373,8 +381,21 @@ fn restricted() -> Result<Rules, BackendError> {
                 only(0, Is::Eq, bits(libc::PR_SET_VMA))?,
             ],
         ),
-        // Not blocking, as the standard library asks it of a socket.
-        (libc::SYS_ioctl, vec![only(1, Is::Eq, FIONBIO)?]),
+        // Not blocking, as the standard library asks it of a socket; and a file's
+        // flags.
+        (
+            libc::SYS_ioctl,
+            [
+                FIONBIO,
+                FS_IOC_GETFLAGS,
+                FS_IOC_SETFLAGS,
+                FS_IOC_FSGETXATTR,
+                FS_IOC_FSSETXATTR,
+            ]
+            .into_iter()
+            .map(|command| only(1, Is::Eq, command))
+            .collect::<Result<_, _>>()?,
+        ),
     ]);
     rules.extend(memory()?);
     rules.extend(own_signals()?);

@@ -1,14 +1,15 @@
-//! Attributes: GETATTR, SETATTR, ACCESS, STATFS.
+//! Attributes: GETATTR, STATX, SETATTR, ACCESS, STATFS.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::Statx;
+use rustix::fs::{AtFlags, Statx, StatxFlags};
 
 use super::ids::{GuestId, HostId, IdTable};
 use super::inode::Inode;
 use super::{creds, sys, Passthrough};
 use crate::errno::{Errno, FsResult};
-use crate::fs::{Attr, AttrReply, Context, Kstatfs, SetAttr, SetTime};
+use crate::abi::SxTime;
+use crate::fs::{self, Attr, AttrReply, Context, Kstatfs, SetAttr, SetTime, StatxReply};
 use crate::types::{HandleId, NodeId};
 
 /// The guest's form of a device number: the kernel's `new_encode_dev`.
@@ -98,6 +99,56 @@ impl Passthrough {
 
     pub(super) fn do_getattr(&self, node: NodeId, handle: Option<HandleId>) -> FsResult<AttrReply> {
         self.with_object(node, handle, |fd| self.attr_reply(fd))
+    }
+
+    pub(super) fn do_statx(
+        &self,
+        node: NodeId,
+        handle: Option<HandleId>,
+        flags: u32,
+        mask: u32,
+    ) -> FsResult<StatxReply> {
+        let sync = AtFlags::STATX_FORCE_SYNC | AtFlags::STATX_DONT_SYNC;
+        let flags = AtFlags::from_bits_truncate(flags) & sync;
+        // The kernel that asks takes no answer that leaves any of the basic ones out.
+        let mask = StatxFlags::from_bits_truncate(mask) & StatxFlags::BTIME;
+        let wanted = StatxFlags::BASIC_STATS | mask;
+        self.with_object(node, handle, |fd| {
+            let stx = sys::statx_with(fd, flags, wanted)?;
+            Ok(StatxReply {
+                stat: self.statx_of(&stx),
+                timeout: self.config.cache.timeout(),
+            })
+        })
+    }
+
+    fn statx_of(&self, stx: &Statx) -> fs::Statx {
+        let time = |time: &rustix::fs::StatxTimestamp| SxTime {
+            tv_sec: time.tv_sec,
+            tv_nsec: time.tv_nsec,
+            reserved: 0,
+        };
+        let known = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        fs::Statx {
+            mask: stx.stx_mask & known.bits(),
+            blksize: stx.stx_blksize,
+            attributes: stx.stx_attributes.bits(),
+            nlink: stx.stx_nlink,
+            uid: self.config.uids.to_guest(HostId(stx.stx_uid)).0,
+            gid: self.config.gids.to_guest(HostId(stx.stx_gid)).0,
+            mode: stx.stx_mode,
+            ino: stx.stx_ino,
+            size: stx.stx_size,
+            blocks: stx.stx_blocks,
+            attributes_mask: stx.stx_attributes_mask.bits(),
+            atime: time(&stx.stx_atime),
+            btime: time(&stx.stx_btime),
+            ctime: time(&stx.stx_ctime),
+            mtime: time(&stx.stx_mtime),
+            rdev_major: stx.stx_rdev_major,
+            rdev_minor: stx.stx_rdev_minor,
+            ..fs::Statx::default()
+        }
     }
 
     pub(super) fn do_setattr(

@@ -32,7 +32,7 @@ pub(super) struct NewMode {
 
 impl NewMode {
     /// For what has no permissions of its own.
-    const NONE: NewMode = NewMode {
+    pub(super) const NONE: NewMode = NewMode {
         mode: 0,
         mask: None,
     };

@@ -5,7 +5,7 @@
 //!   these and fills them again.
 //! - [`ids`]: user and group ids that are others on the host; [`xattr_map`]: extended attributes under other names.
 //! - [`handle_bytes`]: kernel file handles and the mounts they belong to.
-//! - `lookup`, `create`, `attr`, `data`, `dir`, `xattr`: the operations; `label`:
+//! - `lookup`, `create`, `attr`, `data`, `dir`, `xattr`, `ioctl`: the operations; `label`:
 //!   security labels of what is made.
 //! - `creds`: acting as the guest's user. `sys`: bare system calls.
 //!
@@ -23,6 +23,7 @@ pub mod handle;
 pub mod handle_bytes;
 pub mod ids;
 pub mod inode;
+mod ioctl;
 mod kept_fds;
 mod label;
 mod lookup;

@@ -13,7 +13,7 @@ use crate::abi;
 use crate::errno::{Errno, FsResult};
 use crate::fs::{
     AttrReply, Context, DirSink, Entry, FileSystem, InitOffer, InitWish, Kstatfs, Opened, ReadArgs,
-    SetAttr, WriteArgs, XattrReply,
+    SetAttr, StatxReply, WriteArgs, XattrReply,
 };
 use crate::io::{ReplyWriter, RequestReader};
 use crate::types::{HandleId, Name, NodeId};
@@ -205,6 +205,17 @@ impl FileSystem for Passthrough {
         handle: Option<HandleId>,
     ) -> FsResult<AttrReply> {
         self.do_getattr(node, handle)
+    }
+
+    fn statx(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        handle: Option<HandleId>,
+        flags: u32,
+        mask: u32,
+    ) -> FsResult<StatxReply> {
+        self.do_statx(node, handle, flags, mask)
     }
 
     fn setattr(
@@ -457,6 +468,18 @@ impl FileSystem for Passthrough {
         flags: u64,
     ) -> FsResult<usize> {
         self.do_copy_file_range(from, to, length, flags)
+    }
+
+    fn ioctl(
+        &self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        command: u32,
+        input: &[u8],
+        output: &mut [u8],
+    ) -> FsResult<()> {
+        self.do_ioctl(ctx, node, handle, command, input, output)
     }
 
     fn syncfs(&self, _: &Context<'_>, node: NodeId) -> FsResult<()> {

@@ -1,4 +1,4 @@
-//! GETATTR, SETATTR, STATFS, ACCESS.
+//! GETATTR, STATX, SETATTR, STATFS, ACCESS.
 
 use std::mem::size_of;
 
@@ -16,6 +16,22 @@ impl<F: FileSystem> Server<F> {
         let handle = (arg.flags & FUSE_GETATTR_FH != 0).then_some(HandleId(arg.fh));
         let reply = self.fs.getattr(&call.context(), call.node(), handle)?;
         call.reply_attr(&reply)
+    }
+
+    pub(super) fn statx(&self, call: &mut Call<'_>) -> FsResult<()> {
+        let arg: StatxIn = call.read()?;
+        call.need_room(size_of::<StatxOut>())?;
+        let handle = (arg.getattr_flags & FUSE_GETATTR_FH != 0).then_some(HandleId(arg.fh));
+        let ctx = call.context();
+        let reply = self
+            .fs
+            .statx(&ctx, call.node(), handle, arg.sx_flags, arg.sx_mask)?;
+        call.reply(StatxOut {
+            attr_valid: reply.timeout.as_secs(),
+            attr_valid_nsec: reply.timeout.subsec_nanos(),
+            stat: reply.stat,
+            ..StatxOut::default()
+        })
     }
 
     pub(super) fn setattr(&self, call: &mut Call<'_>) -> FsResult<()> {

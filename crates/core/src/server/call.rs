@@ -224,7 +224,8 @@ impl Scratch {
         }
     }
 
-    fn take(&mut self, len: usize) -> &mut [u8] {
+    /// `len` bytes of zero.
+    pub(super) fn take(&mut self, len: usize) -> &mut [u8] {
         let Some(inline) = self.inline.get_mut(..len) else {
             self.heap.resize(len, 0);
             return &mut self.heap;

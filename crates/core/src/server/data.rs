@@ -2,7 +2,7 @@
 
 use std::mem::size_of;
 
-use super::call::{check_offset, Call};
+use super::call::{check_offset, Call, Scratch};
 use super::Server;
 use crate::abi::*;
 use crate::errno::{Errno, FsResult};
@@ -12,6 +12,10 @@ use crate::types::{HandleId, NodeId};
 /// What Linux copies at most by one `copy_file_range`, in bytes; it fits in the
 /// 32 bits of the older reply.
 const MAX_COPY: u64 = 0x7fff_f000;
+
+/// What the number of an ioctl can say of its argument's size, in bytes
+/// (`_IOC_SIZEMASK`).
+const MAX_IOCTL: u32 = (1 << 14) - 1;
 
 impl<F: FileSystem> Server<F> {
     pub(super) fn open(&self, call: &mut Call<'_>) -> FsResult<()> {
@@ -150,6 +154,33 @@ impl<F: FileSystem> Server<F> {
             arg.flags,
         )?;
         Ok(copied as u64)
+    }
+
+    pub(super) fn ioctl(&self, call: &mut Call<'_>) -> FsResult<()> {
+        let arg: IoctlIn = call.read()?;
+        // Of a file system, the kernel asks only for as much as the command's number
+        // says (`_IOC_SIZE`).
+        if arg.flags & FUSE_IOCTL_UNRESTRICTED != 0 || arg.in_size.max(arg.out_size) > MAX_IOCTL {
+            return Err(Errno::ENOTTY);
+        }
+        let room = arg.out_size as usize;
+        call.need_room(size_of::<IoctlOut>() + room)?;
+        let mut scratch = Scratch::new();
+        let input = call.rest(&mut scratch, call.body.left, Errno::E2BIG)?;
+        let input = input.get(..arg.in_size as usize).ok_or(Errno::EINVAL)?;
+        let mut output = Scratch::new();
+        let output = output.take(room);
+        let handle = HandleId(arg.fh);
+        self.fs.ioctl(
+            &call.context(),
+            call.node(),
+            handle,
+            arg.cmd,
+            input,
+            output,
+        )?;
+        call.reply(IoctlOut::default())?;
+        call.out.write_all(output).map_err(|_| Errno::EIO)
     }
 
     pub(super) fn syncfs(&self, call: &mut Call<'_>) -> FsResult<()> {

@@ -227,6 +227,8 @@ impl<F: FileSystem> Server<F> {
             FUSE_COPY_FILE_RANGE => self.copy_file_range(call),
             FUSE_COPY_FILE_RANGE_64 => self.copy_file_range_64(call),
             FUSE_SYNCFS => self.syncfs(call),
+            FUSE_STATX => self.statx(call),
+            FUSE_IOCTL => self.ioctl(call),
             FUSE_TMPFILE => self.tmpfile(call),
             _ => Err(Errno::ENOSYS),
         }

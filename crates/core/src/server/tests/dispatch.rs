@@ -338,6 +338,39 @@ pub(super) fn examples() -> Vec<Example> {
                (NodeId(6), HandleId(10), 5), 2147479552, 0)"],
             &[&u64s(&[0x7fff_f000])],
         ),
+        example(
+            FUSE_STATX,
+            &[&u32s(&[1, 0]), &u64s(&[9]), &u32s(&[0x2000, 0xfff])],
+            &["statx(5, Some(HandleId(9)), 8192, 4095)"],
+            &[
+                &u64s(&[1]),
+                &u32s(&[500_000_000, 0]),
+                &u64s(&[0, 0]),
+                // mask, blksize; attributes; nlink, uid, gid; mode and 2 bytes of none
+                &u32s(&[0xfff, 0, 0, 0, 0, 7, 0, 0o644]),
+                // ino, size, blocks, attributes_mask
+                &u64s(&[0; 4]),
+                &[0; 16],
+                &u64s(&[-5i64 as u64]),
+                &u32s(&[6, 0]),
+                &[0; 32],
+                // rdev, dev
+                &u32s(&[0, 3, 0, 0]),
+                &u64s(&[0; 14]),
+            ],
+        ),
+        example(
+            FUSE_IOCTL,
+            &[
+                &u64s(&[9]),
+                &u32s(&[1 << 4, 0x4008_6602]),
+                &u64s(&[0xdead]),
+                &u32s(&[3, 4]),
+                b"abc",
+            ],
+            &["ioctl(5, 9, 1074292226, [97, 98, 99], [0, 0, 0, 0])"],
+            &[&u32s(&[0; 4]), b"!!!!"],
+        ),
         example(FUSE_SYNCFS, &[&u64s(&[0])], &["syncfs5"], &[]),
     ]
 }
@@ -395,6 +428,33 @@ fn operations_that_are_not_served_answer_enosys() {
         assert_eq!(call(&server, opcode, 1, &[0; 256]), want, "{opcode}");
     }
     assert!(server.fs().taken().is_empty());
+}
+
+#[test]
+fn an_ioctl_moves_what_its_number_can_say_and_no_more() {
+    let server = server();
+    let ioctl = |flags: u32, sizes: [u32; 2]| {
+        let body = cat(&[
+            &u64s(&[9]),
+            &u32s(&[flags, 0x8008_6601]),
+            &u64s(&[0]),
+            &u32s(&sizes),
+            b"abc",
+        ]);
+        call(&server, FUSE_IOCTL, 5, &body)
+    };
+    for (flags, sizes, errno) in [
+        (FUSE_IOCTL_UNRESTRICTED, [0, 0], Errno::ENOTTY),
+        (0, [1 << 14, 0], Errno::ENOTTY),
+        (0, [0, 1 << 14], Errno::ENOTTY),
+        (0, [0, u32::MAX], Errno::ENOTTY),
+        (0, [4, 0], Errno::EINVAL),
+    ] {
+        assert_eq!(ioctl(flags, sizes), Reply::err(errno), "{sizes:?}");
+    }
+    assert!(server.fs().taken().is_empty());
+    let most = ioctl(0, [0, 2000]).unwrap();
+    assert_eq!(most.body.len(), 16 + 2000);
 }
 
 #[test]

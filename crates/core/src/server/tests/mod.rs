@@ -172,6 +172,43 @@ impl FileSystem for Mock {
         self.note("getattr", ctx, (node.0, handle))?;
         Ok(attr_reply())
     }
+    fn statx(
+        &self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        handle: Option<HandleId>,
+        flags: u32,
+        mask: u32,
+    ) -> FsResult<StatxReply> {
+        self.note("statx", ctx, (node.0, handle, flags, mask))?;
+        let stat = Statx {
+            mask: 0xfff,
+            uid: 7,
+            mode: 0o644,
+            btime: SxTime {
+                tv_sec: -5,
+                tv_nsec: 6,
+                reserved: 0,
+            },
+            rdev_minor: 3,
+            ..Statx::default()
+        };
+        let timeout = Duration::from_millis(1500);
+        Ok(StatxReply { stat, timeout })
+    }
+    fn ioctl(
+        &self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        command: u32,
+        input: &[u8],
+        output: &mut [u8],
+    ) -> FsResult<()> {
+        self.note("ioctl", ctx, (node.0, handle.0, command, input, &output))?;
+        output.fill(b'!');
+        Ok(())
+    }
     fn setattr(
         &self,
         ctx: &Context<'_>,
