@@ -1,6 +1,6 @@
 //! A mount namespace for one test.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -17,7 +17,13 @@ pub fn own_namespace() -> io::Result<()> {
     if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    mount(None, Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE)
+    mount(
+        None,
+        Path::new("/"),
+        None,
+        libc::MS_REC | libc::MS_PRIVATE,
+        None,
+    )
 }
 
 /// Mounts an empty tmpfs on `at`.
@@ -25,7 +31,15 @@ pub fn own_namespace() -> io::Result<()> {
 /// # Errors
 /// Of mount(2).
 pub fn tmpfs(at: &Path) -> io::Result<()> {
-    mount(Some(c"tmpfs"), at, Some(c"tmpfs"), 0)
+    mount(Some(c"tmpfs"), at, Some(c"tmpfs"), 0, None)
+}
+
+/// Mounts an empty tmpfs on `at`, with mount(2)'s flags and options such as `size=1m`.
+///
+/// # Errors
+/// Of mount(2).
+pub fn tmpfs_with(at: &Path, flags: libc::c_ulong, options: &CStr) -> io::Result<()> {
+    mount(Some(c"tmpfs"), at, Some(c"tmpfs"), flags, Some(options))
 }
 
 /// Takes the mount at `at` away from this namespace.
@@ -42,22 +56,23 @@ pub fn unmount(at: &Path) -> io::Result<()> {
 }
 
 fn mount(
-    source: Option<&std::ffi::CStr>,
+    source: Option<&CStr>,
     at: &Path,
-    kind: Option<&std::ffi::CStr>,
+    kind: Option<&CStr>,
     flags: libc::c_ulong,
+    options: Option<&CStr>,
 ) -> io::Result<()> {
     let at = CString::new(at.as_os_str().as_bytes())?;
-    let pointer = |s: Option<&std::ffi::CStr>| s.map_or(std::ptr::null(), |s| s.as_ptr());
+    let pointer = |s: Option<&CStr>| s.map_or(std::ptr::null(), |s| s.as_ptr());
     // SAFETY: all strings end with NUL (or are null where mount(2) allows it) and
-    // live until the call returns; no data is passed.
+    // live until the call returns.
     let done = unsafe {
         libc::mount(
             pointer(source),
             at.as_ptr(),
             pointer(kind),
             flags,
-            std::ptr::null(),
+            pointer(options).cast(),
         )
     };
     match done {

@@ -223,6 +223,7 @@ fn capabilities_are_those_of_the_table_with_the_operator_s_changes() {
     for (options, held) in [
         (["--sandbox=chroot", "--seccomp=kill"], CAPABILITIES),
         (["--sandbox=none", "--seccomp=kill"], CAPABILITIES),
+        (["--sandbox=none", "--seccomp=none"], CAPABILITIES),
         (["--sandbox=namespace", "--seccomp=kill"], CAPABILITIES),
         // CAP_MKNOD is 27, CAP_SYS_CHROOT 18.
         (
@@ -233,6 +234,24 @@ fn capabilities_are_those_of_the_table_with_the_operator_s_changes() {
         let daemon = scene.daemon("s", &options);
         let found = status(daemon.serving_pid(), "CapEff");
         assert_eq!(u64::from_str_radix(&found, 16), Ok(held), "{options:?}");
+        // The same in words, in the order of the alphabet.
+        let mut names = vec![
+            "chown",
+            "dac_override",
+            "dac_read_search",
+            "fowner",
+            "fsetid",
+            "mknod",
+            "setfcap",
+            "setgid",
+            "setuid",
+        ];
+        if held != CAPABILITIES {
+            names.retain(|name| *name != "mknod");
+            names.push("sys_chroot");
+        }
+        let told = format!("capabilities {}, at most", names.join(","));
+        assert!(daemon.stderr().contains(&told), "{}", daemon.stderr());
         assert_eq!(status(daemon.serving_pid(), "NoNewPrivs"), "1");
     }
 }

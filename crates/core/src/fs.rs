@@ -16,10 +16,10 @@ use crate::errno::{Errno, FsResult};
 use crate::io::{ReplyWriter, RequestReader};
 use crate::types::{HandleId, Name, NodeId};
 
-/// `struct fuse_attr`, with `flags` (`FUSE_ATTR_SUBMOUNT`) in place.
-pub use fuse_backend_rs::abi::fuse_abi::Attr;
 /// `struct fuse_statx`.
 pub use crate::abi::Statx;
+/// `struct fuse_attr`, with `flags` (`FUSE_ATTR_SUBMOUNT`) in place.
+pub use fuse_backend_rs::abi::fuse_abi::Attr;
 /// `struct fuse_kstatfs`.
 pub use fuse_backend_rs::abi::fuse_abi::Kstatfs;
 
@@ -233,6 +233,12 @@ pub trait FileSystem: Send + Sync + 'static {
     /// LOOKUP.
     fn lookup(&self, ctx: &Context<'_>, parent: NodeId, name: &Name) -> FsResult<Entry> {
         Err(Errno::ENOSYS)
+    }
+
+    /// How long the guest may believe that a name is not there, when LOOKUP has
+    /// answered `ENOENT`; `None`: not at all.
+    fn absent_for(&self) -> Option<Duration> {
+        None
     }
 
     /// FORGET: the guest gives `count` lookups back. More than it has is clamped.

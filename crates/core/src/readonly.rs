@@ -92,6 +92,10 @@ impl<F: FileSystem> FileSystem for ReadOnly<F> {
         self.inner.lookup(ctx, parent, name)
     }
 
+    fn absent_for(&self) -> Option<std::time::Duration> {
+        self.inner.absent_for()
+    }
+
     fn forget(&self, node: NodeId, count: u64) {
         self.inner.forget(node, count);
     }

@@ -311,11 +311,12 @@ fn serve<F: MigrateFs>(
     .map_err(DaemonError::Start)?;
 
     log::info!(
-        "sharing {}: sandbox {:?}, seccomp {:?}, at most {limit} open descriptors, waiting for a \
-         front-end",
+        "sharing {}: sandbox {:?}, seccomp {:?}, capabilities {}, at most {limit} open \
+         descriptors, waiting for a front-end",
         config.shared_dir.display(),
         config.sandbox.mode,
-        config.seccomp
+        config.seccomp,
+        ferryfs_sandbox::held_capabilities()
     );
     seccomp::apply(config.seccomp, seccomp::Role::Serving).map_err(DaemonError::Seccomp)?;
     ferryfs_vhost::run(

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use crate::call::{self, Payload, SetAttr};
 use crate::client::{ClientError, FsClient};
-use crate::fuse::{init, AttrReply, DirEntry, DirEntryPlus, Entry, FileLock, Opened, StatFs, StatxReply};
+use crate::fuse::{
+    init, AttrReply, DirEntry, DirEntryPlus, Entry, FileLock, Opened, StatFs, StatxReply,
+};
 use crate::memory::GuestBuffer;
 
 type Result<T> = std::result::Result<T, ClientError>;

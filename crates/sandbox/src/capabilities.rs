@@ -92,6 +92,19 @@ pub fn drop_capabilities(kept: &[Capability]) -> Result<(), String> {
     caps::set(None, CapSet::Permitted, &kept).map_err(|e| e.to_string())
 }
 
+/// The capabilities that are in effect in the calling thread, for logs.
+pub fn held_capabilities() -> String {
+    match caps::read(None, CapSet::Effective) {
+        Ok(held) if held.is_empty() => "none".to_owned(),
+        Ok(held) => {
+            let mut names: Vec<_> = held.iter().map(Capability::to_string).collect();
+            names.sort_unstable();
+            names.join(",").to_lowercase().replace("cap_", "")
+        }
+        Err(e) => format!("unknown ({e})"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,7 +23,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode as FileMode, OFlags, CWD};
 use rustix::mount::{open_tree, OpenTreeFlags};
 
-pub use capabilities::{drop_capabilities, CapabilityChanges, KEPT as KEPT_CAPABILITIES};
+pub use capabilities::{
+    drop_capabilities, held_capabilities, CapabilityChanges, KEPT as KEPT_CAPABILITIES,
+};
 pub use idmap::{IdMap, IdMapError, IdMaps};
 pub use limits::{raise_open_file_limit, LimitError};
 pub use waiting::{ChildEnd, WaitError, Waiting};

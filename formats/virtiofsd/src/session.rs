@@ -20,6 +20,7 @@ const PARALLEL_DIROPS: u64 = 1 << 18;
 const HANDLE_KILLPRIV: u64 = 1 << 19;
 const POSIX_ACL: u64 = 1 << 20;
 const MAX_PAGES: u64 = 1 << 22;
+const CACHE_SYMLINKS: u64 = 1 << 23;
 const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
 const EXPLICIT_INVAL_DATA: u64 = 1 << 25;
 const SUBMOUNTS: u64 = 1 << 27;
@@ -157,7 +158,8 @@ pub(crate) fn options(session: &Session, losses: &mut Losses) -> Result<Options,
                 .to_owned(),
         );
     }
-    let told = flags(options) | HANDLE_KILLPRIV_V2;
+    // A guest that keeps what links say asks for less, of any daemon.
+    let told = flags(options) | HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS;
     let untold = session.flags & !told;
     if untold != 0 {
         losses.0.push(format!(

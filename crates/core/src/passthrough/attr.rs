@@ -7,8 +7,8 @@ use rustix::fs::{AtFlags, Statx, StatxFlags};
 use super::ids::{GuestId, HostId, IdTable};
 use super::inode::Inode;
 use super::{creds, sys, Passthrough};
-use crate::errno::{Errno, FsResult};
 use crate::abi::SxTime;
+use crate::errno::{Errno, FsResult};
 use crate::fs::{self, Attr, AttrReply, Context, Kstatfs, SetAttr, SetTime, StatxReply};
 use crate::types::{HandleId, NodeId};
 

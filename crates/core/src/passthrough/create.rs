@@ -48,6 +48,10 @@ pub(super) struct Maker {
 impl Passthrough {
     /// Makes this thread the caller, for a call that makes something.
     pub(super) fn acting(&self, ctx: &Context<'_>, mode: &NewMode) -> FsResult<Maker> {
+        if !self.use_handles {
+            // What is made will be held by a descriptor.
+            self.room_for_one()?;
+        }
         // Where the guest does not tell groups, it alone has checked them.
         let override_dac = !self.negotiated(abi::FUSE_CREATE_SUPP_GROUP);
         let uid = self.config.uids.to_host(GuestId(ctx.uid))?.0;
@@ -291,6 +295,7 @@ impl Passthrough {
         let host_flags = self.effective_flags(flags, self.session_flags());
         let parent = self.inode(parent)?;
         let dir = self.kept_fds.get(&parent)?;
+        self.room_for_one()?;
         let _hold = self.names.hold_change(parent.id(), name.as_bytes());
         for _ in 0..CREATE_TRIES {
             match self.create_new(ctx, dir.as_fd(), name, host_flags as i32, &mode) {
@@ -383,6 +388,7 @@ impl Passthrough {
         let host_flags = self.effective_flags(flags, self.session_flags());
         let parent = self.inode(parent)?;
         let dir = self.kept_fds.get(&parent)?;
+        self.room_for_one()?;
         // With O_EXCL it can never be linked to a name.
         let once = libc::O_TMPFILE | (flags as i32 & libc::O_EXCL);
         let file = {

@@ -20,8 +20,19 @@ fn position(offset: u64) -> FsResult<i64> {
 }
 
 impl Passthrough {
-    /// `FOPEN_*` for a new handle, by cache policy.
-    fn fopen_flags(&self, kind: HandleKind) -> u32 {
+    /// `FOPEN_*` for a new handle that the guest opens with `flags`.
+    fn fopen_flags(&self, kind: HandleKind, flags: u32) -> u32 {
+        // What cannot have been written to has nothing to flush, and no locks on the
+        // host that closing would let go.
+        let reads = kind == HandleKind::File
+            && flags & libc::O_ACCMODE as u32 == libc::O_RDONLY as u32
+            && !self.negotiated(abi::FUSE_POSIX_LOCKS);
+        let quiet = if reads { abi::FOPEN_NOFLUSH } else { 0 };
+        quiet | self.cache_flags(kind)
+    }
+
+    /// `FOPEN_*` by cache policy.
+    fn cache_flags(&self, kind: HandleKind) -> u32 {
         match (kind, self.config.cache) {
             (HandleKind::File, CachePolicy::Never | CachePolicy::Metadata { .. }) => {
                 // The host orders what writes to one file at the same time.
@@ -43,10 +54,11 @@ impl Passthrough {
         guest_flags: u32,
         host_flags: u32,
     ) -> Opened {
+        self.budget.note(file.as_fd());
         let file = OpenFile::new(node, kind, Ok(file), guest_flags, host_flags);
         Opened {
             handle: self.handles.add(file),
-            fopen_flags: self.fopen_flags(kind),
+            fopen_flags: self.fopen_flags(kind, guest_flags),
         }
     }
 
@@ -60,6 +72,7 @@ impl Passthrough {
         if inode.is_dir() {
             return Err(Errno::EISDIR);
         }
+        self.room_for_one()?;
         let truncate = host_flags & libc::O_TRUNC as u32 != 0;
         let file = {
             let _without = (truncate && kill_suidgid)

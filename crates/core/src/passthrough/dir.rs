@@ -119,6 +119,7 @@ impl Passthrough {
         if !inode.is_dir() {
             return Err(Errno::ENOTDIR);
         }
+        self.room_for_one()?;
         let mut host_flags = libc::O_RDONLY | libc::O_DIRECTORY;
         if self.config.preserve_noatime {
             host_flags |= flags as i32 & libc::O_NOATIME;

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::inode::{Inode, InodeFd, Place};
-use crate::errno::FsResult;
+use crate::errno::{Errno, FsResult};
 use crate::types::NodeId;
 
 /// Directories kept open: those in which names are looked up, made and removed.
@@ -72,7 +72,15 @@ impl KeptFds {
                 return Ok(InodeFd::Shared(fd.clone()));
             }
         }
-        let fd = match inode.fd()? {
+        let found = match inode.fd() {
+            // These are the first to go.
+            Err(Errno::EMFILE | Errno::ENFILE) => {
+                self.clear();
+                inode.fd()
+            }
+            found => found,
+        };
+        let fd = match found? {
             InodeFd::Owned(fd) => Arc::new(fd),
             other => return Ok(other),
         };

@@ -182,7 +182,11 @@ impl Passthrough {
                 Err(e) => return Err(e),
             }
         }
-        let (inode, stx) = self.adopt(Object::Path(open_path(dir, name)?))?;
+        let there = open_path(dir, name)?;
+        if !self.use_handles {
+            self.budget.admit(there.as_fd())?;
+        }
+        let (inode, stx) = self.adopt(Object::Path(there))?;
         self.remember(parent, name, &inode, &stx);
         Ok(self.entry(Some(parent), &inode, &stx))
     }

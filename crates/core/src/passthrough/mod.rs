@@ -7,12 +7,14 @@
 //! - [`handle_bytes`]: kernel file handles and the mounts they belong to.
 //! - `lookup`, `create`, `attr`, `data`, `dir`, `xattr`, `ioctl`: the operations; `label`:
 //!   security labels of what is made.
+//! - `budget`, `kept_fds`: descriptors, how many and which.
 //! - `creds`: acting as the guest's user. `sys`: bare system calls.
 //!
 //! Nothing is ever found by a path: each step is one component, opened in a
 //! directory that is held, without following links.
 
 mod attr;
+mod budget;
 pub mod config;
 mod create;
 mod creds;
@@ -87,6 +89,7 @@ pub struct Passthrough {
     #[allow(dead_code)]
     root_mount: Option<Arc<MountRef>>,
     kept_fds: kept_fds::KeptFds,
+    budget: budget::Budget,
     // Whether inodes are held by handle where their mount allows it.
     use_handles: bool,
     precopy: crossing::Precopy,
@@ -160,6 +163,7 @@ impl Passthrough {
         Ok(Passthrough {
             capability,
             kept_fds: kept_fds::KeptFds::new(),
+            budget: budget::Budget::new(),
             use_handles: root_mount.is_some(),
             root_mount,
             inodes: Arc::new(Inodes::new(root)),
@@ -220,6 +224,11 @@ impl Passthrough {
     /// The negotiated `FUSE_*` INIT flags; 0 before INIT.
     pub fn session_flags(&self) -> u64 {
         self.session.load(Ordering::Relaxed)
+    }
+
+    /// Whether the guest may keep one more descriptor.
+    fn room_for_one(&self) -> FsResult<()> {
+        self.budget.check(self.proc_self_fd())
     }
 
     fn negotiated(&self, flag: u64) -> bool {

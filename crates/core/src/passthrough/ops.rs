@@ -3,10 +3,11 @@
 
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rustix::fs::AtFlags;
 
-use super::config::Negotiate;
+use super::config::{CachePolicy, Negotiate};
 use super::handle::HandleKind;
 use super::Passthrough;
 use crate::abi;
@@ -78,6 +79,10 @@ impl FileSystem for Passthrough {
         let mut flags = ALWAYS;
         if config.readdirplus {
             flags |= abi::FUSE_DO_READDIRPLUS | abi::FUSE_READDIRPLUS_AUTO;
+        }
+        if config.cache != CachePolicy::Never {
+            // What a link says never changes; a new link is a new inode.
+            flags |= abi::FUSE_CACHE_SYMLINKS;
         }
         let optional = [
             (config.writeback, abi::FUSE_WRITEBACK_CACHE, "--writeback"),
@@ -189,6 +194,14 @@ impl FileSystem for Passthrough {
 
     fn lookup(&self, _: &Context<'_>, parent: NodeId, name: &Name) -> FsResult<Entry> {
         self.do_lookup(parent, name)
+    }
+
+    fn absent_for(&self) -> Option<Duration> {
+        match self.config.cache {
+            // Nobody else makes anything.
+            CachePolicy::Always { .. } => Some(self.config.cache.timeout()),
+            _ => None,
+        }
     }
 
     fn forget(&self, node: NodeId, count: u64) {

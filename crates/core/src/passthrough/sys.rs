@@ -69,7 +69,12 @@ pub(super) fn statx(fd: BorrowedFd<'_>) -> FsResult<Statx> {
 /// `statx` of the object that `fd` is, with the fields of `mask`, and by the
 /// `AT_STATX_*` of `flags`.
 pub(super) fn statx_with(fd: BorrowedFd<'_>, flags: AtFlags, mask: StatxFlags) -> FsResult<Statx> {
-    Ok(rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH | flags, mask)?)
+    Ok(rustix::fs::statx(
+        fd,
+        c"",
+        AtFlags::EMPTY_PATH | flags,
+        mask,
+    )?)
 }
 
 /// `statx` of `name` in `dir`; a symbolic link is not followed and an automount

@@ -171,14 +171,8 @@ impl<F: FileSystem> Server<F> {
         let mut output = Scratch::new();
         let output = output.take(room);
         let handle = HandleId(arg.fh);
-        self.fs.ioctl(
-            &call.context(),
-            call.node(),
-            handle,
-            arg.cmd,
-            input,
-            output,
-        )?;
+        self.fs
+            .ioctl(&call.context(), call.node(), handle, arg.cmd, input, output)?;
         call.reply(IoctlOut::default())?;
         call.out.write_all(output).map_err(|_| Errno::EIO)
     }

@@ -21,8 +21,19 @@ impl<F: FileSystem> Server<F> {
         let mut scratch = Scratch::new();
         let name = call.name(&mut scratch)?;
         call.need_room(size_of::<EntryOut>())?;
-        let entry = self.fs.lookup(&call.context(), call.node(), name)?;
-        call.reply_entry(&entry)
+        match self.fs.lookup(&call.context(), call.node(), name) {
+            Ok(entry) => call.reply_entry(&entry),
+            Err(Errno::ENOENT) => match self.fs.absent_for() {
+                // No nodeid, which is how FUSE lets the guest keep that.
+                Some(time) => call.reply(EntryOut {
+                    entry_valid: time.as_secs(),
+                    entry_valid_nsec: time.subsec_nanos(),
+                    ..EntryOut::default()
+                }),
+                None => Err(Errno::ENOENT),
+            },
+            Err(e) => Err(e),
+        }
     }
 
     pub(super) fn forget(&self, call: &mut Call<'_>) -> FsResult<()> {

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use super::support::*;
 use crate::abi;
 use crate::errno::Errno;
-use crate::fs::{FileSystem, SetAttr, SetTime, XattrReply};
+use crate::fs::{FileSystem, InitOffer, SetAttr, SetTime, XattrReply};
 use crate::passthrough::config::{CachePolicy, InodeFileHandles};
 use crate::types::{HandleId, NodeId};
 
@@ -479,6 +479,27 @@ fn the_cache_policy_decides_what_the_guest_keeps() {
         assert_eq!(entry.entry_timeout.as_secs(), seconds);
         let opened = share.fs.opendir(&root(), ROOT, 0).unwrap();
         assert_eq!(opened.fopen_flags, dir);
+        // Closing what was only read asks for nothing.
+        for (flags, more) in [
+            (libc::O_RDONLY, abi::FOPEN_NOFLUSH),
+            (libc::O_WRONLY, 0),
+            (libc::O_RDWR, 0),
+        ] {
+            let opened = share.fs.open(&root(), entry.node, flags as u32, false);
+            assert_eq!(opened.unwrap().fopen_flags, file | more);
+        }
+        // Links do not change; that something is not there may.
+        let offer = InitOffer {
+            minor: 45,
+            flags: u64::MAX,
+            max_readahead: 0,
+        };
+        let wish = share.fs.init(&offer).unwrap().flags;
+        let links = wish & abi::FUSE_CACHE_SYMLINKS != 0;
+        assert_eq!(links, cache != CachePolicy::Never);
+        let absent = share.fs.absent_for().map_or(0, |time| time.as_secs());
+        let alone = matches!(cache, CachePolicy::Always { .. });
+        assert_eq!(absent, if alone { 86_400 } else { 0 });
     }
 }
 

@@ -417,6 +417,21 @@ fn every_error_of_the_file_system_reaches_the_guest_with_no_body() {
 }
 
 #[test]
+fn that_a_name_is_absent_can_be_kept() {
+    let server = server();
+    *server.fs().absent_for.lock().unwrap() = Some(Duration::new(3, 4));
+    let lookup = || call(&server, FUSE_LOOKUP, 5, b"a\0");
+    assert_eq!(lookup(), Reply::ok(&entry_bytes()));
+    *server.fs().fail.lock().unwrap() = Some(Errno::EACCES);
+    assert_eq!(lookup(), Reply::err(Errno::EACCES));
+    *server.fs().fail.lock().unwrap() = Some(Errno::ENOENT);
+    let kept = cat(&[&u64s(&[0, 0, 3, 0]), &u32s(&[4, 0]), &[0; 88]]);
+    assert_eq!(lookup(), Reply::ok(&kept));
+    *server.fs().absent_for.lock().unwrap() = None;
+    assert_eq!(lookup(), Reply::err(Errno::ENOENT));
+}
+
+#[test]
 fn operations_that_are_not_served_answer_enosys() {
     let server = server();
     let served: Vec<_> = examples().iter().map(|e| e.opcode).collect();

@@ -39,6 +39,8 @@ struct Mock {
     /// What `collect` answers, and `apply` replaces.
     state: Mutex<FsState>,
     refuse_restore: Mutex<Option<String>>,
+    /// How long a name is believed to be absent.
+    absent_for: Mutex<Option<Duration>>,
     /// Value of links and attributes.
     value: Mutex<Vec<u8>>,
     /// Names in every directory; `Err` ends the listing.
@@ -56,6 +58,7 @@ impl Default for Mock {
             refuse_session: Mutex::default(),
             state: Mutex::default(),
             refuse_restore: Mutex::default(),
+            absent_for: Mutex::default(),
             value: Mutex::new(b"value".to_vec()),
             listing: Mutex::default(),
             file: tempfile::tempfile().unwrap(),
@@ -159,6 +162,9 @@ impl FileSystem for Mock {
     fn lookup(&self, ctx: &Context<'_>, parent: NodeId, name: &Name) -> FsResult<Entry> {
         self.note("lookup", ctx, (parent.0, name))?;
         Ok(entry())
+    }
+    fn absent_for(&self) -> Option<Duration> {
+        *self.absent_for.lock().unwrap()
     }
     fn forget(&self, node: NodeId, count: u64) {
         self.note_plain(format!("forget({node}, {count})"));
