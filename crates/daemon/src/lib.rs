@@ -44,6 +44,7 @@ pub use config::{Config, ConfigError};
 pub use legacy::LegacyError;
 pub use pid_file::PidFileError;
 pub use serve::{DaemonError, Ending};
+pub use settings::command;
 
 /// The formats and dialects of a stock daemon.
 pub fn stock_formats() -> Registry {

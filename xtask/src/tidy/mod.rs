@@ -70,6 +70,7 @@ pub fn run() -> Result<()> {
         texts += 1;
         findings.extend(RULES.iter().flat_map(|rule| rule(file, &content)));
         findings.extend(tree::link_targets(&root, file, &content));
+        findings.extend(tree::named_tests(&root, file, &content));
     }
     for finding in &findings {
         eprintln!("{finding}");

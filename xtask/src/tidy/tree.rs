@@ -135,6 +135,29 @@ pub fn spec(root: &Path) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
+/// A document that says `` `path.rs::name` `` means a function that is there.
+pub fn named_tests(root: &Path, file: &Path, text: &str) -> Vec<Finding> {
+    if file.extension().is_none_or(|e| e != "md") {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for (n, line) in (1..).zip(text.lines()) {
+        for word in line.split('`').skip(1).step_by(2) {
+            let Some((path, name)) = word.split_once(".rs::") else {
+                continue;
+            };
+            let source = std::fs::read_to_string(root.join(format!("{path}.rs")));
+            let what = match source {
+                Ok(source) if source.contains(&format!("fn {name}(")) => continue,
+                Ok(_) => format!("there is no function {name} in {path}.rs"),
+                Err(e) => format!("{path}.rs: {e}"),
+            };
+            findings.push(Finding::new(file, n, what));
+        }
+    }
+    findings
+}
+
 /// Files in the directories of `dir`, relative to it.
 fn streams(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut all = Vec::new();
@@ -222,6 +245,18 @@ mod tests {
         let found = spec(root.path()).unwrap();
         assert_eq!((found.len(), found[0].line), (1, 4));
         assert!(found[0].what.contains("source has changed"), "{found:?}");
+    }
+
+    #[test]
+    fn tests_that_are_named_are_there() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("a.rs"), "fn there() {}").unwrap();
+        let text = "`a.rs::there`, `a.rs::gone` and\n`b.rs::there`, `no test`\n";
+        let found = named_tests(root.path(), Path::new("page.md"), text);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].line == 1 && found[0].what.contains("gone"));
+        assert!(found[1].line == 2 && found[1].what.contains("b.rs"));
+        assert_eq!(named_tests(root.path(), Path::new("a.rs"), text), []);
     }
 
     #[test]
