@@ -8,6 +8,7 @@ pub mod groups;
 mod half_dir;
 mod held;
 mod long_path;
+mod made_at;
 mod many_open;
 mod mapping;
 mod mode_zero;
@@ -40,7 +41,7 @@ type Prepare = fn() -> Result<Box<dyn Live>>;
 
 /// Every check by name. The writers come last, so that as little as possible
 /// stands between their start and the crossing.
-pub const ALL: [(&str, Prepare); 17] = [
+pub const ALL: [(&str, Prepare); 18] = [
     ("open-files", files::prepare),
     ("append-create", append_create::prepare),
     ("cwd", cwd::prepare),
@@ -55,6 +56,7 @@ pub const ALL: [(&str, Prepare); 17] = [
     ("mode-zero", mode_zero::prepare),
     ("submount", submount::prepare),
     ("xattr", xattrs::prepare),
+    ("made-at", made_at::prepare),
     ("groups", groups::prepare),
     ("renames", renames::prepare),
     ("writer", writer::prepare),
