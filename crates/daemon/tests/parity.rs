@@ -115,7 +115,11 @@ fn of_help(help: &str) -> Options {
 fn document() -> BTreeMap<String, String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/virtiofsd-parity.md");
     let text = std::fs::read_to_string(path).expect("the document");
-    let rows = text.lines().filter_map(|line| line.strip_prefix("| `-"));
+    let (_, options) = text
+        .split_once("\n## Options\n")
+        .expect("a table of options");
+    let (options, _) = options.split_once("\n## ").expect("an end of it");
+    let rows = options.lines().filter_map(|line| line.strip_prefix("| `-"));
     rows.map(|row| {
         let cells: Vec<_> = row.split(" | ").collect();
         assert!(cells.len() >= 3, "{row}");

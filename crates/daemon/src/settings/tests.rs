@@ -1,3 +1,5 @@
+//! Layers over layers, and what is said of what is wrong in them.
+
 use super::*;
 use crate::args::{CachePolicy, Negotiation};
 
