@@ -74,15 +74,20 @@ impl Host {
         self.base.path().join("sockets").join(format!("{n}.sock"))
     }
 
-    /// A daemon's command line on this share, listening on `socket`.
+    /// A daemon's command line on this share, listening on `socket`; confined as by
+    /// default, where it can be.
     pub fn command(&self, socket: &Path, options: &[&str]) -> Command {
         let mut command = Command::new(programs::ferryfsd());
         command
             .arg("--socket-path")
             .arg(socket)
             .arg("--shared-dir")
-            .arg(&self.share)
-            .args(options);
+            .arg(&self.share);
+        if !programs::can_be_confined() {
+            command.arg("--sandbox=none");
+        }
+        // What is said last counts.
+        command.args(options);
         command
     }
 

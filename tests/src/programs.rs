@@ -1,6 +1,9 @@
 //! Where the programs are that the suites start.
 
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 /// The daemon: by the variable FERRYFSD, or beside the test executable.
 ///
@@ -40,16 +43,49 @@ pub fn is_root(what: &str) -> bool {
     root
 }
 
+/// Whether new namespaces are given, those of users included if `user`.
+fn namespaces_are_given(user: bool, change: impl FnOnce(&mut Command)) -> bool {
+    let mut probe = Command::new("unshare");
+    if user {
+        probe.args(["--user", "--map-root-user"]);
+    }
+    probe.args(["--pid", "--net", "--mount", "true"]);
+    probe.stderr(Stdio::null());
+    change(&mut probe);
+    probe.status().is_ok_and(|status| status.success())
+}
+
+/// Whether the daemon can be confined as it is by default. In a container it often
+/// cannot.
+pub fn can_be_confined() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        let root = rustix::process::geteuid().is_root();
+        let can = namespaces_are_given(!root, |_| ());
+        if !can {
+            println!("--sandbox none instead of namespace: the kernel gives no namespaces");
+        }
+        can
+    })
+}
+
+/// The sandboxes that this user can have.
+pub fn sandboxes() -> &'static [&'static str] {
+    match (is_root("--sandbox chroot"), can_be_confined()) {
+        (true, true) => &["none", "chroot", "namespace"],
+        (true, false) => &["none", "chroot"],
+        (false, true) => &["none", "namespace"],
+        (false, false) => &["none"],
+    }
+}
+
 /// Whether a user who is not root can have namespaces; says so if not.
 pub fn users_have_namespaces() -> bool {
-    let mut probe = std::process::Command::new("unshare");
-    probe.args(["--user", "--map-root-user", "--pid", "--net", "--mount"]);
-    probe.arg("true").stderr(std::process::Stdio::null());
-    if rustix::process::geteuid().is_root() {
-        use std::os::unix::process::CommandExt;
-        probe.uid(65534).gid(65534);
-    }
-    let can = probe.status().is_ok_and(|status| status.success());
+    let can = namespaces_are_given(true, |probe| {
+        if rustix::process::geteuid().is_root() {
+            probe.uid(65534).gid(65534);
+        }
+    });
     if !can {
         println!("skipped: the kernel gives users no user namespaces");
     }

@@ -16,14 +16,6 @@ use ferryfs_tests::{errno, eventually, host, programs, Guest, Host};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The sandboxes that this user can have.
-fn sandboxes() -> &'static [&'static str] {
-    match programs::is_root("--sandbox chroot") {
-        true => &["none", "chroot", "namespace"],
-        false => &["none"],
-    }
-}
-
 #[track_caller]
 fn ends_with_0(daemon: &mut Daemon) {
     let status = daemon.wait(PATIENCE).expect("it ends");
@@ -42,7 +34,7 @@ fn serves(vm: &Vm, host: &Host, name: &str) {
 
 #[test]
 fn it_ends_with_its_front_end() {
-    for sandbox in sandboxes() {
+    for sandbox in programs::sandboxes() {
         let host = Host::new();
         let mut daemon = host.daemon(&["--sandbox", sandbox]);
         let vm = Vm::boot(daemon.socket()).expect("boot");
@@ -121,7 +113,7 @@ fn a_front_end_that_is_killed_is_one_that_hangs_up() {
 
 #[test]
 fn sigterm_completes_what_is_under_way() {
-    for sandbox in sandboxes() {
+    for sandbox in programs::sandboxes() {
         let host = Host::new();
         let mut daemon = host.daemon(&["--keep-listening", "--sandbox", sandbox]);
         let vm = Vm::boot(daemon.socket()).expect("boot");
@@ -162,7 +154,7 @@ fn sigterm_completes_what_is_under_way() {
 /// socket.
 #[test]
 fn a_file_of_the_socket_s_name_stays_in_the_share() {
-    for sandbox in sandboxes() {
+    for sandbox in programs::sandboxes() {
         for by_signal in [false, true] {
             let host = Host::new();
             let socket = host.socket();
@@ -247,7 +239,7 @@ impl Drop for Kill {
 
 #[test]
 fn it_takes_a_listening_socket_over() {
-    for sandbox in sandboxes() {
+    for sandbox in programs::sandboxes() {
         let host = Host::new();
         let path = host.socket();
         let listener = UnixListener::bind(&path).expect("bind");

@@ -18,14 +18,6 @@ use ferryfs_tests::{errno, host, mounts, programs, Host};
 const RDONLY: u32 = libc::O_RDONLY as u32;
 const RDWR: u32 = libc::O_RDWR as u32;
 
-/// The sandboxes that this user can have.
-fn sandboxes() -> &'static [&'static str] {
-    match programs::is_root("--sandbox namespace and chroot") {
-        true => &["none", "chroot", "namespace"],
-        false => &["none"],
-    }
-}
-
 /// A thread of the host that exchanges two names in a share as fast as it can.
 struct Flipping {
     stop: Arc<AtomicBool>,
@@ -87,7 +79,7 @@ const ROUNDS: usize = 200_000;
 
 #[test]
 fn a_directory_flipped_into_a_link_leads_nowhere() {
-    for sandbox in sandboxes() {
+    for sandbox in programs::sandboxes() {
         let host = Host::new();
         fs::create_dir(host.at("flip")).expect("mkdir");
         fs::write(host.at("flip/sentinel"), "inside").expect("write");
@@ -165,7 +157,7 @@ fn a_directory_flipped_into_a_link_leads_nowhere() {
 
 #[test]
 fn a_file_flipped_into_a_link_or_a_pipe_is_never_followed() {
-    for sandbox in sandboxes() {
+    for sandbox in programs::sandboxes() {
         for other in ["link", "pipe"] {
             let host = Host::new();
             fs::write(host.at("flip"), "inside").expect("write");

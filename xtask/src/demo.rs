@@ -113,6 +113,10 @@ fn start(daemon: &Path, share: &Path, format: &str, name: &str) -> Result<Daemon
         share.as_os_str(),
         "--state-format".as_ref(),
         format.as_ref(),
+        // In a container namespaces are often not to be had, and they are not what is
+        // shown.
+        "--sandbox".as_ref(),
+        "none".as_ref(),
     ];
     Daemon::start(daemon, args, &socket).context("starting a daemon")
 }

@@ -39,6 +39,10 @@ impl Scene {
             .arg("--socket-path")
             .arg(&socket)
             .args(options);
+        if !rustix::process::geteuid().is_root() {
+            // Not every kernel gives users namespaces.
+            command.arg("--sandbox=none");
+        }
         Daemon::start_command(command, &socket).expect("ferryfsd starts")
     }
 

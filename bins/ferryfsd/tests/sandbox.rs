@@ -259,8 +259,12 @@ fn capabilities_are_those_of_the_table_with_the_operator_s_changes() {
 #[test]
 fn each_thread_is_under_the_list() {
     let scene = Scene::new();
+    let sandbox = match is_root("--sandbox namespace without a user namespace") {
+        true => "--sandbox=namespace",
+        false => "--sandbox=none",
+    };
     for (action, mode) in [("kill", "2"), ("log", "2"), ("trap", "2"), ("none", "0")] {
-        let daemon = scene.daemon("s", &["--seccomp", action, "--request-queues=2"]);
+        let daemon = scene.daemon("s", &["--seccomp", action, "--request-queues=2", sandbox]);
         let vm = Vm::boot(daemon.socket()).expect("boot");
         vm.client().mkdir(ROOT_ID, action, 0o755).expect("MKDIR");
         let tasks = format!("/proc/{}/task", daemon.serving_pid());
