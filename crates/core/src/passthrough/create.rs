@@ -210,17 +210,14 @@ impl Passthrough {
     /// could be gone while the guest still refers to it. Where no descriptor can be
     /// had, the guest's own operation goes first.
     ///
-    /// A directory can be somebody's working directory. A file that is not open is
-    /// of interest only to a guest that writes back: it has times to write after
-    /// the name is gone. Other guests forget it at once, and keeping it would make
-    /// its removal two steps for the host's file system.
+    /// A directory can be somebody's working directory, a fifo or socket is open in
+    /// the guest's kernel alone, anything can be held with `O_PATH`, and a guest that
+    /// writes back has times to write after the name is gone. None of these can be
+    /// told from what is forgotten at once.
     fn doomed(&self, parent: &Inode, name: &Name) -> Option<(Arc<Inode>, OwnedFd)> {
         let inode = self
             .names
             .known(&self.inodes, parent.id(), name.as_bytes())?;
-        if !inode.is_dir() && self.session_flags() & abi::FUSE_WRITEBACK_CACHE == 0 {
-            return None;
-        }
         let fd = match inode.fd() {
             Ok(InodeFd::Owned(fd)) => fd,
             _ => return None,

@@ -7,6 +7,7 @@ mod ids;
 mod labels;
 mod mounts;
 mod names;
+mod posix;
 mod support;
 mod users;
 mod xattrs;

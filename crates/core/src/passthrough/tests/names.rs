@@ -5,7 +5,6 @@ use std::os::unix::fs::MetadataExt;
 use super::support::*;
 use crate::errno::Errno;
 use crate::fs::{FileSystem, InitOffer, SetAttr, SetTime};
-use crate::passthrough::config::Config;
 use crate::passthrough::inode::Place;
 use crate::types::NodeId;
 
@@ -377,8 +376,7 @@ fn threads_that_make_rename_and_remove_leave_no_trace() {
 
 #[test]
 fn what_has_lost_its_last_name_is_there_until_it_is_forgotten() {
-    let writeback = |config: &mut Config| config.writeback = true;
-    in_both_modes_with(writeback, |share| {
+    in_both_modes(|share| {
         let base = descriptors_in(share);
         for n in ["unlinked", "replaced", "new", "linked"] {
             share.write_file(n, n.as_bytes());

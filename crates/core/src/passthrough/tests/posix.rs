@@ -1,0 +1,53 @@
+//! What `cargo xtask posix` has found to differ from a bare file system.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::Duration;
+
+use rustix::fs::{StatxFlags, XattrFlags};
+
+use super::support::*;
+use crate::abi;
+use crate::errno::Errno;
+use crate::fs::{FileSystem, InitOffer, SetAttr, XattrReply};
+use crate::passthrough::config::{CachePolicy, Config};
+
+fn mode(share: &Share, n: &str) -> u32 {
+    let meta = std::fs::symlink_metadata(share.path(n)).unwrap();
+    meta.mode() & 0o7777
+}
+
+fn set_mode(share: &Share, n: &str, mode: u32) {
+    std::fs::set_permissions(share.path(n), PermissionsExt::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn special_files_that_have_lost_their_name_can_be_asked_about() {
+    in_both_modes(|share| {
+        let base = descriptors_in(share);
+        let made = [
+            ("fifo", libc::S_IFIFO),
+            ("socket", libc::S_IFSOCK),
+            ("file", libc::S_IFREG),
+        ];
+        for (n, kind) in made {
+            let entry = share
+                .fs
+                .mknod(&root(), ROOT, name(n), kind | 0o600, 0, 0)
+                .unwrap();
+            share.fs.unlink(&root(), ROOT, name(n)).unwrap();
+            let attr = share.fs.getattr(&root(), entry.node, None).unwrap().attr;
+            assert_eq!((attr.nlink, attr.mode), (0, kind | 0o600), "{n}");
+            share.fs.forget(entry.node, 1);
+        }
+        let link = share
+            .fs
+            .symlink(&root(), c"target", ROOT, name("link"))
+            .unwrap();
+        share.fs.unlink(&root(), ROOT, name("link")).unwrap();
+        assert_eq!(share.fs.readlink(&root(), link.node).unwrap(), b"target");
+        share.fs.forget(link.node, 1);
+        // Nor longer than that.
+        assert_eq!(descriptors_in(share), base);
+    });
+}
+
