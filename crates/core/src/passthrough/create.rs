@@ -317,6 +317,7 @@ impl Passthrough {
                 Err(e) => return Err(e),
             };
             let (inode, _) = self.adopt(Object::Path(there))?;
+            let kill_suidgid = self.kills_set_ids(ctx, flags, kill_suidgid);
             let answer = self.open_existing(&parent, name, &inode, flags, kill_suidgid);
             if answer.is_err() {
                 // The guest is told of no inode, so it will give none back.

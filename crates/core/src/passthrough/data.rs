@@ -8,7 +8,7 @@ use super::inode::Inode;
 use super::{creds, sys, Passthrough};
 use crate::abi;
 use crate::errno::{Errno, FsResult};
-use crate::fs::{Opened, ReadArgs, WriteArgs};
+use crate::fs::{Context, Opened, ReadArgs, WriteArgs};
 use crate::io::{ReplyWriter, RequestReader};
 use crate::types::{HandleId, NodeId};
 
@@ -86,8 +86,25 @@ impl Passthrough {
         Ok(file)
     }
 
-    pub(super) fn do_open(&self, node: NodeId, flags: u32, kill_suidgid: bool) -> FsResult<Opened> {
+    /// Whether set-user-id and set-group-id bits go when a file is opened with
+    /// `flags`. A guest without killpriv_v2 clears them itself before it writes or
+    /// truncates; but where it leaves truncation to OPEN (`FUSE_ATOMIC_O_TRUNC`) it
+    /// does neither, and only the host is there to see to it.
+    pub(super) fn kills_set_ids(&self, ctx: &Context<'_>, flags: u32, asked: bool) -> bool {
+        let truncates = flags & libc::O_TRUNC as u32 != 0;
+        let left_alone = !self.negotiated(abi::FUSE_HANDLE_KILLPRIV_V2);
+        asked || (truncates && left_alone && ctx.uid != 0)
+    }
+
+    pub(super) fn do_open(
+        &self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        flags: u32,
+        kill_suidgid: bool,
+    ) -> FsResult<Opened> {
         let inode = self.inode(node)?;
+        let kill_suidgid = self.kills_set_ids(ctx, flags, kill_suidgid);
         let host_flags = self.effective_flags(flags, self.session_flags());
         let file = self.open_file(&inode, host_flags, kill_suidgid)?;
         Ok(self.add_handle(node, HandleKind::File, file, flags, host_flags))

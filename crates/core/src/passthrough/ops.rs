@@ -310,12 +310,12 @@ impl FileSystem for Passthrough {
 
     fn open(
         &self,
-        _: &Context<'_>,
+        ctx: &Context<'_>,
         node: NodeId,
         flags: u32,
         kill_suidgid: bool,
     ) -> FsResult<Opened> {
-        self.do_open(node, flags, kill_suidgid)
+        self.do_open(ctx, node, flags, kill_suidgid)
     }
 
     fn create(

@@ -21,6 +21,39 @@ fn set_mode(share: &Share, n: &str, mode: u32) {
 }
 
 #[test]
+fn a_user_s_truncating_open_clears_set_id_bits() {
+    if !is_root() {
+        return;
+    }
+    let truncate = (libc::O_WRONLY | libc::O_TRUNC) as u32;
+    in_both_modes(|share| {
+        share.write_file("f", b"program");
+        let node = share.lookup(ROOT, "f").unwrap().node;
+        let open = |uid, flags| share.fs.open(&user(uid, uid), node, flags, false).unwrap();
+        set_mode(share, "f", 0o6777);
+        open(1000, libc::O_WRONLY as u32);
+        assert_eq!(mode(share, "f"), 0o6777, "not truncated");
+        open(0, truncate);
+        assert_eq!(mode(share, "f"), 0o6777, "root may");
+        open(1000, truncate);
+        assert_eq!(mode(share, "f"), 0o777);
+        set_mode(share, "f", 0o6777);
+        let ctx = user(1000, 1000);
+        share
+            .fs
+            .create(&ctx, ROOT, name("f"), 0o644, 0, truncate, false)
+            .unwrap();
+        assert_eq!(mode(share, "f"), 0o777);
+        // A guest that has left it to the host says so where it wants it.
+        let flags = share.fs.session_flags() | abi::FUSE_HANDLE_KILLPRIV_V2;
+        share.fs.adopt_session(flags);
+        set_mode(share, "f", 0o6777);
+        open(1000, truncate);
+        assert_eq!(mode(share, "f"), 0o6777);
+    });
+}
+
+#[test]
 fn special_files_that_have_lost_their_name_can_be_asked_about() {
     in_both_modes(|share| {
         let base = descriptors_in(share);
