@@ -441,8 +441,8 @@ impl FileSystem for Passthrough {
         self.do_getxattr(node, name, size)
     }
 
-    fn listxattr(&self, _: &Context<'_>, node: NodeId, size: u32) -> FsResult<XattrReply> {
-        self.do_listxattr(node, size)
+    fn listxattr(&self, ctx: &Context<'_>, node: NodeId, size: u32) -> FsResult<XattrReply> {
+        self.do_listxattr(ctx, node, size)
     }
 
     fn removexattr(&self, _: &Context<'_>, node: NodeId, name: &CStr) -> FsResult<()> {

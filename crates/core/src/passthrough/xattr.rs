@@ -15,7 +15,7 @@ use super::xattr_map::XattrMap;
 use super::{creds, sys, Passthrough};
 use crate::abi;
 use crate::errno::{Errno, FsResult};
-use crate::fs::XattrReply;
+use crate::fs::{Context, XattrReply};
 use crate::types::NodeId;
 
 /// `XATTR_SIZE_MAX` and `XATTR_LIST_MAX`: what Linux takes, in bytes.
@@ -23,6 +23,8 @@ const MOST: usize = 65536;
 
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+/// What attributes begin with that are root's alone.
+const TRUSTED: &[u8] = b"trusted.";
 
 /// File capabilities, which the kernel takes away from a file that is written,
 /// truncated, or given to another owner.
@@ -226,7 +228,15 @@ impl Passthrough {
         self.host_name(name).is_err()
     }
 
-    pub(super) fn do_listxattr(&self, node: NodeId, size: u32) -> FsResult<XattrReply> {
+    pub(super) fn do_listxattr(
+        &self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        size: u32,
+    ) -> FsResult<XattrReply> {
+        // Users are not to know of them. The host's kernel leaves them out by who
+        // the daemon is, and the guest's shows what it gets.
+        let kept_from_users = |name: &[u8]| ctx.uid != 0 && name.starts_with(TRUSTED);
         self.with_path(node, |path| {
             // SAFETY: the path ends with NUL; with size 0 nothing is written.
             let len = unsafe { libc::listxattr(path.as_ptr(), std::ptr::null_mut(), 0) };
@@ -238,7 +248,7 @@ impl Passthrough {
             list.truncate(length(len)?);
             let mut shown = Vec::with_capacity(list.len());
             for name in list.split(|byte| *byte == 0).filter(|n| !n.is_empty()) {
-                if let Some(name) = self.guest_name(name) {
+                if let Some(name) = self.guest_name(name).filter(|n| !kept_from_users(n)) {
                     shown.extend_from_slice(name);
                     shown.push(0);
                 }

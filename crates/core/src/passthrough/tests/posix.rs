@@ -84,3 +84,25 @@ fn special_files_that_have_lost_their_name_can_be_asked_about() {
     });
 }
 
+#[test]
+fn users_see_no_trusted_attributes() {
+    let xattr = |config: &mut Config| config.xattr = true;
+    in_both_modes_with(xattr, |share| {
+        share.write_file("f", b"");
+        let path = share.path("f");
+        let set = |n: &str| rustix::fs::setxattr(&path, n, b"v", XattrFlags::empty());
+        if set("trusted.a").and_then(|()| set("user.a")).is_err() {
+            return;
+        }
+        let node = share.lookup(ROOT, "f").unwrap().node;
+        let list = |uid, size| share.fs.listxattr(&user(uid, uid), node, size);
+        match list(1000, 100).unwrap() {
+            XattrReply::Value(names) => assert_eq!(names, b"user.a\0"),
+            XattrReply::Size(_) => panic!("not a list"),
+        }
+        assert!(matches!(list(1000, 0).unwrap(), XattrReply::Size(7)));
+        assert_eq!(list(0, 8).err(), Some(Errno::ERANGE));
+        assert!(matches!(list(0, 0).unwrap(), XattrReply::Size(17)));
+    });
+}
+
