@@ -95,7 +95,7 @@ pub struct Opened {
 }
 
 /// What SETATTR changes; absent fields stay.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SetAttr {
     /// Permission bits (with the file type's, which are ignored).
     pub mode: Option<u32>,
@@ -111,6 +111,17 @@ pub struct SetAttr {
     pub mtime: Option<SetTime>,
     /// `FATTR_KILL_SUIDGID`: clear set-user-id and set-group-id bits.
     pub kill_suidgid: bool,
+}
+
+impl SetAttr {
+    /// Whether nothing is to be set.
+    pub fn is_nothing(&self) -> bool {
+        let nothing = SetAttr {
+            kill_suidgid: self.kill_suidgid,
+            ..SetAttr::default()
+        };
+        *self == nothing
+    }
 }
 
 /// A time to be set.

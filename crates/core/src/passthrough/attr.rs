@@ -162,7 +162,9 @@ impl Passthrough {
         self.with_object(node, handle, |fd| {
             // The owner before the mode: a change of owner clears bits that the
             // mode may set. The size before the times, which it changes.
-            if set.uid.is_some() || set.gid.is_some() {
+            // Nothing at all is what Linux sends of chown(-1, -1), which changes ctime
+            // and takes set-id bits away.
+            if set.uid.is_some() || set.gid.is_some() || set.is_nothing() {
                 let host = |table: &IdTable, id: Option<u32>| match id {
                     Some(id) => table.to_host(GuestId(id)).map(|id| id.0),
                     None => Ok(u32::MAX),

@@ -106,3 +106,22 @@ fn users_see_no_trusted_attributes() {
     });
 }
 
+#[test]
+fn setting_nothing_is_a_change_of_owner_to_the_same() {
+    in_both_modes(|share| {
+        share.write_file("f", b"program");
+        set_mode(share, "f", 0o4755);
+        let node = share.lookup(ROOT, "f").unwrap().node;
+        let before = std::fs::metadata(share.path("f")).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        let nothing = SetAttr::default();
+        let attr = share.fs.setattr(&root(), node, None, &nothing).unwrap();
+        let after = std::fs::metadata(share.path("f")).unwrap();
+        assert_eq!(attr.attr.mode & 0o7777, 0o755);
+        assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
+        let ctime = |meta: &std::fs::Metadata| (meta.ctime(), meta.ctime_nsec());
+        assert!(ctime(&after) > ctime(&before));
+        assert_eq!(after.mtime_nsec(), before.mtime_nsec());
+    });
+}
+
