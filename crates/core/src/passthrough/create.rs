@@ -226,8 +226,28 @@ impl Passthrough {
         last.then_some((inode, fd))
     }
 
+    /// Gives the whiteout that a rename has left under `name` to the caller, whose it
+    /// is: the daemon has made it.
+    fn give_whiteout(&self, ctx: &Context<'_>, dir: BorrowedFd<'_>, name: &Name) -> FsResult<()> {
+        let made = open_path(dir, name)?;
+        let stx = sys::statx(made.as_fd())?;
+        let is_char = u32::from(stx.stx_mode) & libc::S_IFMT == libc::S_IFCHR;
+        if !is_char || (stx.stx_rdev_major, stx.stx_rdev_minor) != (0, 0) {
+            // Others have put something else there.
+            return Ok(());
+        }
+        let uid = self.config.uids.to_host(GuestId(ctx.uid))?.0;
+        // Of a directory with the set-group-id bit it has the group already.
+        let gid = match u32::from(sys::statx(dir)?.stx_mode) & libc::S_ISGID {
+            0 => self.config.gids.to_host(GuestId(ctx.gid))?.0,
+            _ => u32::MAX,
+        };
+        sys::chown(made.as_fd(), uid, gid)
+    }
+
     pub(super) fn do_rename(
         &self,
+        ctx: &Context<'_>,
         (parent, name): (NodeId, &Name),
         (new_parent, new_name): (NodeId, &Name),
         flags: u32,
@@ -254,6 +274,15 @@ impl Passthrough {
                 new_name.as_c_str(),
                 flags,
             )?;
+        }
+        if flags & libc::RENAME_WHITEOUT != 0 && ctx.uid != 0 {
+            // The rename has come about in any case.
+            if let Err(e) = self.give_whiteout(ctx, from_dir.as_fd(), name) {
+                log::warn!(
+                    "the whiteout {name:?} cannot be given to user {}: {e}",
+                    ctx.uid
+                );
+            }
         }
         if let Some((inode, fd)) = replaced {
             inode.keep(fd);

@@ -288,14 +288,14 @@ impl FileSystem for Passthrough {
 
     fn rename(
         &self,
-        _: &Context<'_>,
+        ctx: &Context<'_>,
         parent: NodeId,
         name: &Name,
         new_parent: NodeId,
         new_name: &Name,
         flags: u32,
     ) -> FsResult<()> {
-        self.do_rename((parent, name), (new_parent, new_name), flags)
+        self.do_rename(ctx, (parent, name), (new_parent, new_name), flags)
     }
 
     fn link(

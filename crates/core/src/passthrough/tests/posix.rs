@@ -125,3 +125,34 @@ fn setting_nothing_is_a_change_of_owner_to_the_same() {
     });
 }
 
+#[test]
+fn a_whiteout_is_the_user_s_who_renamed() {
+    if !is_root() {
+        return;
+    }
+    in_both_modes(|share| {
+        share.write_file("f", b"x");
+        share.write_file("g", b"x");
+        let flags = libc::RENAME_WHITEOUT;
+        let rename = |from, to| {
+            let (from, to) = (name(from), name(to));
+            let ctx = user(1000, 1001);
+            share.fs.rename(&ctx, ROOT, from, ROOT, to, flags)
+        };
+        match rename("f", "moved") {
+            // Not every file system has them.
+            Err(Errno::EINVAL) => return,
+            done => done.unwrap(),
+        }
+        let owner = |n: &str| {
+            let meta = std::fs::symlink_metadata(share.path(n)).unwrap();
+            (meta.mode() & libc::S_IFMT, meta.uid(), meta.gid())
+        };
+        assert_eq!(owner("f"), (libc::S_IFCHR, 1000, 1001));
+        assert_eq!(owner("moved"), (libc::S_IFREG, 0, 0));
+        std::os::unix::fs::chown(share.dir.path(), None, Some(7)).unwrap();
+        std::fs::set_permissions(share.dir.path(), PermissionsExt::from_mode(0o2777)).unwrap();
+        rename("g", "away").unwrap();
+        assert_eq!(owner("g"), (libc::S_IFCHR, 1000, 7));
+    });
+}
