@@ -84,8 +84,21 @@ impl FileSystem for Passthrough {
             // What a link says never changes; a new link is a new inode.
             flags |= abi::FUSE_CACHE_SYMLINKS;
         }
+        // Linux takes its own times of a file for the right ones as soon as it writes
+        // back, and does not move them by writes that go past its cache.
+        let cached = !matches!(
+            config.cache,
+            CachePolicy::Never | CachePolicy::Metadata { .. }
+        );
+        if config.writeback && !cached {
+            log::info!("--writeback has no effect: with this --cache policy no data is cached");
+        }
         let optional = [
-            (config.writeback, abi::FUSE_WRITEBACK_CACHE, "--writeback"),
+            (
+                config.writeback && cached,
+                abi::FUSE_WRITEBACK_CACHE,
+                "--writeback",
+            ),
             (
                 config.announce_submounts,
                 abi::FUSE_SUBMOUNTS,

@@ -156,3 +156,29 @@ fn a_whiteout_is_the_user_s_who_renamed() {
         assert_eq!(owner("g"), (libc::S_IFCHR, 1000, 7));
     });
 }
+
+#[test]
+fn nothing_is_written_back_where_nothing_is_cached() {
+    let offer = InitOffer {
+        minor: 38,
+        flags: u64::MAX,
+        max_readahead: 0,
+    };
+    for (cache, written_back) in [
+        (CachePolicy::auto(), true),
+        (CachePolicy::always(), true),
+        (CachePolicy::metadata(), false),
+        (CachePolicy::Never, false),
+    ] {
+        let share = Share::new(|config| {
+            config.writeback = true;
+            config.cache = cache;
+        });
+        let wish = share.fs.init(&offer).unwrap();
+        let wished = wish.flags & abi::FUSE_WRITEBACK_CACHE != 0;
+        assert_eq!(wished, written_back, "{cache:?}");
+        // A guest that does come with it is taken all the same.
+        let session = share.fs.session_flags() | abi::FUSE_WRITEBACK_CACHE;
+        share.fs.check_session(session).unwrap();
+    }
+}
