@@ -1,6 +1,6 @@
 //! The command line, checked as a whole.
 
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use ferryfs_core::passthrough::config as fs;
@@ -10,7 +10,7 @@ use ferryfs_state::{Registry, StateError, StateWriter, WriteOptions};
 
 use crate::args::{
     Args, CachePolicy, FileHandles, LogLevel, MigrationMode, Negotiation, OnError, SandboxMode,
-    Seccomp,
+    Seccomp, ShareArgs,
 };
 use crate::legacy::LegacyError;
 
@@ -109,15 +109,7 @@ impl Config {
         privileged: bool,
     ) -> Result<Config, ConfigError> {
         args.apply_legacy().map_err(ConfigError::Legacy)?;
-        let table = |option, translations: &[Translation]| {
-            IdTable::new(translations).map_err(|source| ConfigError::Ids { option, source })
-        };
-        let uids = table("--translate-uid", &args.share.translate_uid)?;
-        let gids = table("--translate-gid", &args.share.translate_gid)?;
-        let translates = !uids.is_empty() || !gids.is_empty();
-        if translates && args.share.posix_acl != Negotiation::Never {
-            return Err(ConfigError::AclIds);
-        }
+        let (uids, gids) = args.share.ids()?;
         let writer = formats
             .writer(&args.migration.state_format)
             .map_err(ConfigError::Format)?;
@@ -175,36 +167,10 @@ impl Config {
     /// What the passthrough is told, for the share as it is seen behind the
     /// confinement.
     pub(crate) fn passthrough(&self, confined: Confined) -> fs::Config {
-        let share = &self.args.share;
         let migration = &self.args.migration;
-        let mut config = fs::Config::new(confined.root);
+        let ids = (self.uids.clone(), self.gids.clone());
+        let mut config = self.args.share.with_ids(ids, confined.root);
         config.proc_self_fd = confined.proc_self_fd;
-        config.cache = match share.cache {
-            CachePolicy::Auto => fs::CachePolicy::auto(),
-            CachePolicy::Always => fs::CachePolicy::always(),
-            CachePolicy::Metadata => fs::CachePolicy::metadata(),
-            CachePolicy::Never => fs::CachePolicy::Never,
-        };
-        config.writeback = share.writeback;
-        config.readdirplus = !share.no_readdirplus && share.cache != CachePolicy::Never;
-        config.allow_direct_io = share.allow_direct_io;
-        config.allow_mmap = share.allow_mmap;
-        config.preserve_noatime = share.preserve_noatime;
-        config.announce_submounts = !share.no_announce_submounts;
-        config.xattr = share.xattr;
-        config.xattr_map = share.xattrmap.clone();
-        config.posix_acl = negotiate(share.posix_acl);
-        config.security_label = negotiate(share.security_label);
-        config.killpriv_v2 = share.killpriv_v2;
-        config.uids = self.uids.clone();
-        config.gids = self.gids.clone();
-        // Reading changes nothing either.
-        config.preserve_noatime |= share.readonly;
-        config.inode_file_handles = match share.inode_file_handles {
-            FileHandles::Never => fs::InodeFileHandles::Never,
-            FileHandles::Prefer => fs::InodeFileHandles::Prefer,
-            FileHandles::Mandatory => fs::InodeFileHandles::Mandatory,
-        };
         config.migration_mode = match migration.migration_mode {
             // What is opened by its handle is what it was.
             MigrationMode::FindPaths if migration.migration_verify_handles => {
@@ -223,6 +189,64 @@ impl Config {
 
     pub(crate) fn log_level(&self) -> log::LevelFilter {
         level(self.args.safety.log_level)
+    }
+}
+
+impl ShareArgs {
+    /// User and group ids that are others on the host.
+    fn ids(&self) -> Result<(IdTable, IdTable), ConfigError> {
+        let table = |option, translations: &[Translation]| {
+            IdTable::new(translations).map_err(|source| ConfigError::Ids { option, source })
+        };
+        let uids = table("--translate-uid", &self.translate_uid)?;
+        let gids = table("--translate-gid", &self.translate_gid)?;
+        let translates = !uids.is_empty() || !gids.is_empty();
+        if translates && self.posix_acl != Negotiation::Never {
+            return Err(ConfigError::AclIds);
+        }
+        Ok((uids, gids))
+    }
+
+    /// What a passthrough of `root` is told, for a program that has these options
+    /// and no device, such as `examples/ferryfs-mount`. [`ShareArgs::readonly`] is
+    /// only half of it: the other is [`ReadOnly`](ferryfs_core::readonly::ReadOnly).
+    ///
+    /// # Errors
+    /// [`ConfigError::Ids`] and [`ConfigError::AclIds`].
+    pub fn file_system(&self, root: OwnedFd) -> Result<fs::Config, ConfigError> {
+        Ok(self.with_ids(self.ids()?, root))
+    }
+
+    fn with_ids(&self, (uids, gids): (IdTable, IdTable), root: OwnedFd) -> fs::Config {
+        let share = self;
+        let mut config = fs::Config::new(root);
+        config.cache = match share.cache {
+            CachePolicy::Auto => fs::CachePolicy::auto(),
+            CachePolicy::Always => fs::CachePolicy::always(),
+            CachePolicy::Metadata => fs::CachePolicy::metadata(),
+            CachePolicy::Never => fs::CachePolicy::Never,
+        };
+        config.writeback = share.writeback;
+        config.readdirplus = !share.no_readdirplus && share.cache != CachePolicy::Never;
+        config.allow_direct_io = share.allow_direct_io;
+        config.allow_mmap = share.allow_mmap;
+        config.preserve_noatime = share.preserve_noatime;
+        config.announce_submounts = !share.no_announce_submounts;
+        config.xattr = share.xattr;
+        config.xattr_map = share.xattrmap.clone();
+        config.posix_acl = negotiate(share.posix_acl);
+        config.security_label = negotiate(share.security_label);
+        config.killpriv_v2 = share.killpriv_v2;
+        config.uids = uids;
+        config.gids = gids;
+        // Reading changes nothing either.
+        config.preserve_noatime |= share.readonly;
+        config.inode_file_handles = match share.inode_file_handles {
+            FileHandles::Never => fs::InodeFileHandles::Never,
+            FileHandles::Prefer => fs::InodeFileHandles::Prefer,
+            FileHandles::Mandatory => fs::InodeFileHandles::Mandatory,
+        };
+        config
     }
 }
 

@@ -24,11 +24,11 @@ mod capabilities;
 mod config;
 mod groups;
 mod legacy;
-mod logging;
+pub mod logging;
 mod pid_file;
 mod serve;
 mod settings;
-mod signals;
+pub mod signals;
 
 use std::process::ExitCode;
 
