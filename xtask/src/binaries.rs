@@ -6,7 +6,8 @@ use crate::command::Cmd;
 use crate::fail::{need, Context, Result};
 use crate::{progress, workspace};
 
-const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+/// What runs in a guest is built for, without libraries.
+pub const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds package `name`; answers the path of its executable of the same name.
 pub fn build(name: &str, profile: &str) -> Result<PathBuf> {

@@ -7,6 +7,7 @@ mod demo;
 mod e2e;
 mod fail;
 mod fuzz;
+mod posix;
 mod progress;
 mod setup;
 mod suite;
@@ -38,6 +39,8 @@ enum Task {
     SetupE2e,
     /// Let real guests under QEMU live on a daemon and cross to others
     E2e(e2e::Args),
+    /// Compare a mount with the bare file system, test by test, in POSIX suites (root)
+    Posix(posix::Args),
     /// Run every test of the workspace
     Test(suite::Args),
     /// Run the fuzz targets for a while: [TARGET] [--seconds N | --runs N] [--seed N]
@@ -64,6 +67,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(args) => demo::run(&args),
         Task::SetupE2e => setup::run().map(drop),
         Task::E2e(args) => e2e::run(&args),
+        Task::Posix(args) => posix::run(&args),
         Task::Test(args) => suite::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Bench(args) => bench::run(&args),

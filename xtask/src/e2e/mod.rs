@@ -11,13 +11,13 @@ mod daemon;
 mod image;
 mod journey;
 mod lines;
-mod process;
+pub mod process;
 mod qmp;
 mod rings;
 mod scenario;
-mod share;
-mod vm;
-mod wait;
+pub mod share;
+pub mod vm;
+pub mod wait;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};

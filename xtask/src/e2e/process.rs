@@ -65,6 +65,12 @@ impl Process {
         wait::until(&what, limit, || self.ended())
     }
 
+    /// Asks it to end.
+    pub fn terminate(&mut self) -> Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).context(&self.name)
+    }
+
     /// All that it has said.
     pub fn log(&self) -> String {
         std::fs::read(&self.log)

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
-use rustix::fs::{StatxFlags, XattrFlags};
+use rustix::fs::XattrFlags;
 
 use super::support::*;
 use crate::abi;

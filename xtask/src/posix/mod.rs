@@ -1,0 +1,267 @@
+//! `posix`: suites of POSIX file system calls, on a mount of the file system and on
+//! the bare one, compared test by test: nothing may come out differently but what
+//! `tests/posix/expected.toml` says, and why.
+//!
+//! - `pjdfstest` and `fsx`, from their registry, at a fixed version;
+//! - `ferry-posix` (`tests/posix`), as root and as an ordinary user, for what these
+//!   are silent about.
+//!
+//! The bare run comes first. Then each setup: `examples/ferryfs-mount` with its
+//! options, and the same suites on it.
+
+mod expected;
+mod setups;
+mod suites;
+mod tools;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::e2e::process::Process;
+use crate::e2e::share::private_mounts;
+use crate::e2e::wait;
+use crate::fail::{need, Context, Fail, Result};
+use crate::{binaries, progress, workspace};
+use expected::Expected;
+use setups::Setup;
+use suites::{Outcomes, Suite};
+use tools::Tools;
+
+/// Options of `posix`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Run the setups whose name contains this (repeatable); all by default
+    #[arg(value_name = "SETUP")]
+    filter: Vec<String>,
+
+    /// List the setups with their options
+    #[arg(long)]
+    list: bool,
+
+    /// Fewer setups, fewer random tests: under two minutes
+    #[arg(long)]
+    quick: bool,
+
+    /// Run this suite only: pjdfstest, fsx, own or own-user (repeatable)
+    #[arg(long, value_name = "SUITE")]
+    suite: Vec<String>,
+
+    /// Cargo profile of what is built
+    #[arg(long, default_value = "dev")]
+    profile: String,
+
+    /// Show each line that differs, not only the first of a test
+    #[arg(long)]
+    verbose: bool,
+}
+
+/// From the start of the daemon to the mount.
+const MOUNT: Duration = Duration::from_secs(20);
+/// From the signal to the end.
+const UNMOUNT: Duration = Duration::from_secs(20);
+
+/// What all runs have in common.
+struct Bench<'a> {
+    args: &'a Args,
+    dir: PathBuf,
+    tools: Tools,
+    suites: Vec<Suite>,
+    expected: Expected,
+}
+
+/// What came of one setup.
+struct Row {
+    setup: &'static str,
+    /// Tests and unexpected differences, by suite.
+    suites: Vec<(usize, usize)>,
+    seconds: f64,
+}
+
+/// Runs them.
+pub fn run(args: &Args) -> Result<()> {
+    let chosen = setups::chosen(&args.filter, args.quick)?;
+    if args.list {
+        for setup in chosen {
+            println!("{:20} {}", setup.name, setup.options.join(" "));
+        }
+        return Ok(());
+    }
+    need(rustix::process::geteuid().is_root(), || {
+        "the suites change users and mount: they need root".into()
+    })?;
+    need(Path::new("/dev/fuse").exists(), || {
+        "there is no /dev/fuse here; load the fuse module".into()
+    })?;
+    let dir = workspace::target()?.join("posix");
+    std::fs::create_dir_all(&dir).context(dir.display())?;
+    let tools = tools::find_or_install(&dir, &args.profile)?;
+    // Whatever goes wrong, no mount outlives this process.
+    need(private_mounts(), || {
+        "mounts of one's own are not permitted here".into()
+    })?;
+    let daemon = binaries::build("ferryfs-mount", &args.profile)?;
+    let bench = Bench {
+        args,
+        suites: suites::chosen(&args.suite)?,
+        expected: Expected::read()?,
+        dir,
+        tools,
+    };
+    progress::step("the bare file system");
+    let bare = bench.on_directory("bare")?;
+    let mut rows = Vec::new();
+    let mut wrong = 0;
+    for setup in &chosen {
+        progress::subject(setup.name);
+        let start = progress::seconds();
+        let suites = bench.compare(setup, &daemon, &bare)?;
+        wrong += suites.iter().map(|(_, wrong)| wrong).sum::<usize>();
+        rows.push(Row {
+            setup: setup.name,
+            suites,
+            seconds: progress::seconds() - start,
+        });
+    }
+    report(&bench.suites, &rows);
+    need(wrong == 0, || {
+        format!(
+            "{wrong} tests differ from the bare file system, or do not where {} says so",
+            expected::FILE
+        )
+    })
+}
+
+impl Bench<'_> {
+    /// Makes an empty directory where everybody may pass.
+    fn fresh(&self, name: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        match std::fs::remove_dir_all(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).context(path.display())
+            }
+            _ => {}
+        }
+        std::fs::create_dir(&path).context(path.display())?;
+        Ok(path)
+    }
+
+    /// The outcomes of all suites in a directory of the host.
+    fn on_directory(&self, name: &str) -> Result<Vec<Outcomes>> {
+        let dir = self.fresh(name)?;
+        let outcomes = self.in_place(&dir, name);
+        std::fs::remove_dir_all(&dir).context(dir.display())?;
+        outcomes
+    }
+
+    fn in_place(&self, dir: &Path, name: &str) -> Result<Vec<Outcomes>> {
+        self.suites
+            .iter()
+            .map(|suite| {
+                progress::step(suite.name());
+                let log = self.dir.join(format!("{name}-{}.log", suite.name()));
+                suite.run(&self.tools, dir, &log, self.args.quick)
+            })
+            .collect()
+    }
+
+    /// Runs all suites on a mount; tests and unexpected differences, by suite.
+    fn compare(
+        &self,
+        setup: &Setup,
+        daemon: &Path,
+        bare: &[Outcomes],
+    ) -> Result<Vec<(usize, usize)>> {
+        let share = self.fresh("share")?;
+        let mountpoint = self.fresh("mount")?;
+        let log = self.dir.join(format!("{}.log", setup.name));
+        let mut command = Command::new(daemon);
+        command.args([&share, &mountpoint]).args(&setup.options);
+        let mut mounted = Mounted::start(command, &mountpoint, &log)?;
+        let outcomes = self
+            .in_place(&mountpoint, setup.name)
+            .map_err(|e| Fail::new(format!("{e}\n{}", mounted.process.log_tail())))?;
+        mounted.end()?;
+        std::fs::remove_dir_all(&share).context(share.display())?;
+        let compared = self.suites.iter().zip(bare).zip(&outcomes);
+        Ok(compared
+            .map(|((suite, bare), mount)| {
+                let listed = self.expected.of(suite.name(), setup);
+                let findings = expected::compare(bare, mount, &listed);
+                for finding in &findings {
+                    let text = finding.text(self.args.verbose);
+                    progress::step(format_args!("{}: {text}", suite.name()));
+                }
+                (bare.len(), findings.len())
+            })
+            .collect())
+    }
+}
+
+/// A mounted file system.
+struct Mounted {
+    process: Process,
+}
+
+impl Mounted {
+    fn start(command: Command, at: &Path, log: &Path) -> Result<Mounted> {
+        use std::os::unix::fs::MetadataExt;
+        let device = |path: &Path| {
+            std::fs::metadata(path)
+                .map(|m| m.dev())
+                .context(path.display())
+        };
+        let before = device(at)?;
+        let mut process = Process::start("ferryfs-mount", command, log)?;
+        wait::until("the mount", MOUNT, || {
+            if let Some(status) = process.ended()? {
+                return Err(Fail::new(format!("ferryfs-mount ended at once: {status}")));
+            }
+            Ok((device(at)? != before).then_some(()))
+        })
+        .map_err(|e| Fail::new(format!("{e}\n{}", process.log_tail())))?;
+        Ok(Mounted { process })
+    }
+
+    /// Unmounts it as a service manager would.
+    fn end(&mut self) -> Result<()> {
+        self.process.terminate()?;
+        let status = self.process.wait_end(UNMOUNT)?;
+        need(status.success(), || {
+            format!(
+                "ferryfs-mount ended with {status}\n{}",
+                self.process.log_tail()
+            )
+        })?;
+        let said = self.process.log();
+        let bad = said
+            .lines()
+            .find(|l| l.contains(" ERROR ") || l.contains("panicked"));
+        need(bad.is_none(), || {
+            format!("ferryfs-mount complains: {}", bad.unwrap_or_default())
+        })
+    }
+}
+
+fn report(suites: &[Suite], rows: &[Row]) {
+    print!("\n{:20}", "setup");
+    for suite in suites {
+        print!(" {:>16}", suite.name());
+    }
+    println!(" {:>7}", "s");
+    for row in rows {
+        print!("{:20}", row.setup);
+        for (tests, wrong) in &row.suites {
+            let text = match wrong {
+                0 => format!("{tests} the same"),
+                _ => format!("{wrong} of {tests} WRONG"),
+            };
+            print!(" {text:>16}");
+        }
+        println!(" {:>7.1}", row.seconds);
+    }
+    println!(
+        "\nthe same: as on the bare file system, but for what {} lists",
+        expected::FILE
+    );
+}
