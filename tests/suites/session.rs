@@ -73,8 +73,8 @@ fn compare(stayed: &Transcript, crossed: &Transcript, options: &[&str]) {
 
 /// What the answers must be, moved or not, for a guest with `--xattr` and a daemon
 /// that runs as root.
-fn check(t: &Transcript, writeback: bool) {
-    assert_eq!(t.line("extended SETXATTR"), "true");
+fn check(t: &Transcript, writeback: bool, acls: bool) {
+    assert_eq!(t.line("extended SETXATTR"), acls.to_string());
     assert_eq!(t.line("SETXATTR"), "()");
     assert_eq!(t.line("SETXATTR again"), "File exists (os error 17)");
     assert_eq!(t.line("GETXATTR after"), "[116, 119, 111]");
@@ -113,20 +113,19 @@ fn check(t: &Transcript, writeback: bool) {
     assert_eq!(t.line("names"), "3002, different: 3002");
 }
 
-fn compare_all(formats: &[&str], modes: &[&str], handles: &str, writeback: bool) {
+fn compare_all(formats: &[&str], modes: &[&str], handles: &str, more: &[&str]) {
     if !programs::is_root("acting as several users") {
         return;
     }
     let handles = format!("--inode-file-handles={handles}");
     let mut common = vec!["--xattr", handles.as_str()];
-    if writeback {
-        common.push("--writeback");
-    }
+    common.extend(more);
+    let with = |option| more.contains(&option);
     for mode in modes {
         // A file without a name can only be found by its handle.
         let tmpfile = *mode == "file-handles";
         let (stayed, at_boot) = stay(&common, tmpfile);
-        check(&stayed, writeback);
+        check(&stayed, with("--writeback"), with("--posix-acl"));
         for format in formats {
             let mut options = common.clone();
             options.extend(["--migration-mode", mode, "--state-format", format]);
@@ -138,15 +137,21 @@ fn compare_all(formats: &[&str], modes: &[&str], handles: &str, writeback: bool)
 
 #[test]
 fn answers_are_the_same_in_every_format_and_mode() {
-    compare_all(&FORMATS, &MODES, "prefer", true);
+    compare_all(&FORMATS, &MODES, "prefer", &["--writeback"]);
 }
 
 #[test]
 fn answers_are_the_same_without_writeback() {
-    compare_all(&FORMATS[..1], &MODES, "prefer", false);
+    compare_all(&FORMATS[..1], &MODES, "prefer", &[]);
 }
 
 #[test]
 fn answers_are_the_same_where_inodes_are_descriptors() {
-    compare_all(&FORMATS[1..2], &MODES, "never", true);
+    compare_all(&FORMATS[1..2], &MODES, "never", &["--writeback"]);
+}
+
+/// With ACLs SETXATTR is longer than without.
+#[test]
+fn answers_are_the_same_with_acls() {
+    compare_all(&FORMATS[2..3], &MODES, "prefer", &["--posix-acl"]);
 }

@@ -128,7 +128,7 @@ pub(crate) fn options(session: &Session, losses: &mut Losses) -> Result<Options,
     if !broken.is_empty() {
         return Err(DialectError::Refused(format!(
             "the guest's session uses what virtiofsd would not keep up: {}; a guest that \
-             mounted on virtiofsd can go back to it",
+             mounts without --posix-acl and --security-label can go to virtiofsd",
             broken.join("; ")
         )));
     }

@@ -88,13 +88,46 @@ fn a_guest_goes_to_ferryfsd_and_back_by_file_handles() {
     there_and_back("file-handles");
 }
 
-/// A session that began here uses an INIT flag that virtiofsd forgets: the source
-/// says so while the guest still runs on it.
+/// A session that began here has nothing that virtiofsd forgets.
+fn from_here(mode: &str) {
+    let Some(stock) = common::virtiofsd() else {
+        return;
+    };
+    let share = tempfile::tempdir().unwrap();
+    let sockets = tempfile::tempdir().unwrap();
+    let options = ["--migration-mode", mode, "--state-format", "virtiofsd-v2"];
+    let start = |program: &PathBuf, name: &str, more: &[&str]| {
+        common::start(program, share.path(), sockets.path(), name, more)
+    };
+    let here = start(&ferryfsd(), "1", &options);
+    let there = start(&stock, "2", &options[..2]);
+    let again = start(&ferryfsd(), "3", &options);
+    let mut vm = Vm::boot(here.socket()).unwrap();
+    let mut held = common::Held::new(&vm);
+    cross(&mut vm, &here, &there);
+    held.go_on("-there");
+    cross(&mut vm, &there, &again);
+    held.go_on("-again");
+    held.check(share.path());
+}
+
+#[test]
+fn a_guest_of_ferryfsd_goes_to_virtiofsd_by_paths() {
+    from_here("find-paths");
+}
+
+#[test]
+fn a_guest_of_ferryfsd_goes_to_virtiofsd_by_file_handles() {
+    from_here("file-handles");
+}
+
+/// With ACLs a session uses an INIT flag that virtiofsd forgets: the source says so
+/// while the guest still runs on it.
 #[test]
 fn a_guest_that_virtiofsd_would_fail_is_kept() {
     let share = tempfile::tempdir().unwrap();
     let sockets = tempfile::tempdir().unwrap();
-    let options = ["--state-format", "virtiofsd-v2"];
+    let options = ["--state-format", "virtiofsd-v2", "--posix-acl"];
     let here = common::start(&ferryfsd(), share.path(), sockets.path(), "1", &options);
     let mut vm = Vm::boot(here.socket()).unwrap();
     let mut held = common::Held::new(&vm);

@@ -59,7 +59,10 @@ impl Passthrough {
                 when: self.config.posix_acl,
                 flag: abi::FUSE_POSIX_ACL,
                 // A default ACL takes the place of the caller's mask, which the
-                // guest therefore must not have applied.
+                // guest therefore must not have applied. The longer SETXATTR tells
+                // when an ACL clears the set-group-id bit; it is of no other use, and
+                // virtiofsd loses a guest that has it in a crossing: no session gets
+                // it for nothing.
                 with: abi::FUSE_DONT_MASK | abi::FUSE_SETXATTR_EXT,
                 option: "--posix-acl",
             },
