@@ -10,19 +10,31 @@ use std::sync::OnceLock;
 /// # Panics
 /// When it has not been built.
 pub fn ferryfsd() -> PathBuf {
-    if let Some(path) = std::env::var_os("FERRYFSD") {
+    ours("FERRYFSD", "ferryfsd")
+}
+
+/// The tool: by the variable FERRYCTL, or beside the test executable.
+///
+/// # Panics
+/// When it has not been built.
+pub fn ferryctl() -> PathBuf {
+    ours("FERRYCTL", "ferryctl")
+}
+
+fn ours(variable: &str, name: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
         return path.into();
     }
     let suite = std::env::current_exe().expect("path of this test");
     // target/<profile>/deps/<suite>
     let profile = suite.ancestors().nth(2).expect("the profile's directory");
-    let daemon = profile.join("ferryfsd");
+    let program = profile.join(name);
     assert!(
-        daemon.is_file(),
-        "{} is not there: `cargo xtask test` builds it (or set FERRYFSD)",
-        daemon.display()
+        program.is_file(),
+        "{} is not there: `cargo xtask test` builds it (or set {variable})",
+        program.display()
     );
-    daemon
+    program
 }
 
 /// virtiofsd, by the variable VIRTIOFSD or in PATH; none after saying so.

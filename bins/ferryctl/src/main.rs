@@ -1,5 +1,7 @@
-//! `ferryctl`: looks into ferryfs state streams, checks and converts them.
+//! `ferryctl`: looks into ferryfs state streams, checks and converts them, and gets
+//! them out of daemons and into them.
 
+mod daemon;
 mod diff;
 mod inspect;
 mod json;
@@ -16,7 +18,8 @@ use clap::{Parser, Subcommand};
 
 use crate::state::Outcome;
 
-/// Looks into ferryfs state streams, checks and converts them.
+/// Looks into ferryfs state streams, checks and converts them, and gets them out of
+/// daemons and into them.
 #[derive(Debug, Parser)]
 #[command(name = "ferryctl", version, about)]
 struct Cli {
@@ -29,16 +32,39 @@ enum Command {
     /// Work on a state stream, from a file or (as "-") from standard input
     #[command(subcommand)]
     State(state::Command),
+    /// Save the state of a daemon that no VMM is connected to: one with --keep-state
+    /// whose VMM has gone, or one with --state-file before its VMM has come
+    Save(daemon::Save),
+    /// Load a state into a daemon that runs with --keep-state, for a VMM that comes
+    /// later and brings none
+    Load(daemon::Load),
 }
 
 fn main() -> ExitCode {
-    let Command::State(command) = Cli::parse().command;
+    match Cli::parse().command {
+        Command::State(command) => work_on(&command),
+        Command::Save(args) => ended(daemon::save(&args)),
+        Command::Load(args) => ended(daemon::load(&args)),
+    }
+}
+
+fn ended(result: Result<(), daemon::Error>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ferryctl: {}", ferryfs_state::error_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work_on(command: &state::Command) -> ExitCode {
     // diff's "different" is no failure, and must not look like one.
-    let failure = match &command {
+    let failure = match command {
         state::Command::Diff { .. } => ExitCode::from(2),
         _ => ExitCode::FAILURE,
     };
-    match state::run(&command) {
+    match state::run(command) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Different) => ExitCode::FAILURE,
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,

@@ -47,7 +47,9 @@ pub trait Crossing: Send + Sync + 'static {
     fn save(&self, out: &mut dyn Write) -> Result<SaveReport, CrossingError>;
 
     /// Reads a whole state stream to its end and takes it over: all of it or
-    /// nothing. After an error the server is as it was and can take another.
+    /// nothing. After an error the server is as it was and can take another. A stream
+    /// of 0 bytes says that the state is here by other means, and is refused where
+    /// there is none.
     ///
     /// # Errors
     /// Already logged when returned.

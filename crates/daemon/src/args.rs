@@ -78,6 +78,11 @@ pub struct ConnectionArgs {
     #[arg(long)]
     pub keep_listening: bool,
 
+    /// Keep the guest's inodes and open files when its front-end disconnects: for the guest that
+    /// comes back, or for `ferryctl save` (implies --keep-listening)
+    #[arg(long)]
+    pub keep_state: bool,
+
     /// Request queues to offer, each with a thread of its own
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..=63))]
@@ -260,6 +265,11 @@ pub struct MigrationArgs {
     /// where the guest would lose something [default: the lowest version that holds the state]
     #[arg(long, value_name = "N")]
     pub state_version: Option<u32>,
+
+    /// As the destination: load the guest's state from this file at the start; the front-end then
+    /// sends none, or 0 bytes (migration type "external")
+    #[arg(long, value_name = "PATH")]
+    pub state_file: Option<PathBuf>,
 }
 
 /// Words of older command lines; see [`Args::apply_legacy`].

@@ -1,9 +1,11 @@
 //! From the command line to the end of the last connection.
 
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufReader};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,12 +14,13 @@ use ferryfs_core::passthrough::config::boot_id;
 use ferryfs_core::passthrough::{Passthrough, SetupError};
 use ferryfs_core::readonly::ReadOnly;
 use ferryfs_core::server::{CrossingConfig, Server, ServerConfig};
+use ferryfs_core::service::CrossingError;
 use ferryfs_sandbox::seccomp::{self, SeccompError};
 use ferryfs_sandbox::{raise_open_file_limit, ChildEnd, LimitError, Role, SandboxError, WaitError};
 use ferryfs_state::{error_line, Limits, Registry, StateError, WriterInfo};
 use ferryfs_vhost::{
-    ConfigError as DeviceConfigError, Device, DeviceConfig, ExitReason, ListenSocket, ServeError,
-    SocketError, StopHandle,
+    ConfigError as DeviceConfigError, Device, DeviceConfig, ExitReason, ListenSocket, OnDisconnect,
+    ServeError, SocketError, StopHandle,
 };
 use rustix::fs::Mode;
 
@@ -68,6 +71,24 @@ pub enum DaemonError {
     /// The state format.
     #[error("failed to set up the state format")]
     Format(#[source] StateError),
+    /// The file of `--state-file` cannot be opened.
+    #[error("--state-file: failed to open {}", path.display())]
+    OpenState {
+        /// As given.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The state in the file of `--state-file` cannot be taken over.
+    #[error("--state-file {}: no guest could go on with it here", path.display())]
+    LoadState {
+        /// As given.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Box<CrossingError>,
+    },
     /// The device cannot be made.
     #[error("failed to set up the device")]
     Device(#[source] DeviceConfigError),
@@ -87,6 +108,9 @@ pub enum DaemonError {
     #[error("failed to serve")]
     Serve(#[source] ServeError),
 }
+
+/// What is read of a state file at once, in bytes.
+const STATE_BUFFER: usize = 1 << 20;
 
 /// See [`crate::Daemon::main`].
 pub(crate) fn main<F: MigrateFs>(
@@ -218,6 +242,8 @@ fn run<F: MigrateFs>(
         &config.socket,
         config.args.connection.socket_group.as_deref(),
     )?;
+    let state_file = config.args.migration.state_file.as_deref();
+    let state_file = state_file.map(open_state).transpose()?;
     // From here on the guest's modes are what counts; it applies its own umask.
     rustix::process::umask(Mode::empty());
 
@@ -260,9 +286,55 @@ fn run<F: MigrateFs>(
         );
     }
     if config.args.share.readonly {
-        serve(ReadOnly::new(fs), &config, crossing, &socket, limit)
+        let fs = ReadOnly::new(fs);
+        serve(fs, &config, crossing, &socket, state_file, limit)
     } else {
-        serve(fs, &config, crossing, &socket, limit)
+        serve(fs, &config, crossing, &socket, state_file, limit)
+    }
+}
+
+/// A state in a file, and the name that the operator has for it.
+struct StateFile {
+    path: PathBuf,
+    file: File,
+}
+
+/// Opens the file while its path means what the operator means.
+fn open_state(path: &Path) -> Result<StateFile, DaemonError> {
+    let failed = |source| DaemonError::OpenState {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_dir() {
+        return Err(failed(io::ErrorKind::IsADirectory.into()));
+    }
+    Ok(StateFile {
+        path: path.to_owned(),
+        file,
+    })
+}
+
+/// Has `server` go on with the guest whose state is in the file.
+fn restore<F: MigrateFs>(server: &Server<F>, from: StateFile) -> Result<(), DaemonError> {
+    let StateFile { path, file } = from;
+    let report = server.restore(&mut BufReader::with_capacity(STATE_BUFFER, file));
+    match report {
+        Ok(report) => {
+            log::info!(
+                "state loaded from {}: {} inodes, {} handles, {} not found; the guest is expected \
+                 to go on here",
+                path.display(),
+                report.inodes,
+                report.handles,
+                report.faulted
+            );
+            Ok(())
+        }
+        Err(source) => Err(DaemonError::LoadState {
+            path,
+            source: Box::new(source),
+        }),
     }
 }
 
@@ -272,6 +344,7 @@ fn serve<F: MigrateFs>(
     config: &Config,
     crossing: CrossingConfig,
     socket: &ListenSocket,
+    state_file: Option<StateFile>,
     limit: u64,
 ) -> Result<Ended, DaemonError> {
     let server = Server::new(
@@ -281,15 +354,27 @@ fn serve<F: MigrateFs>(
             ..ServerConfig::default()
         },
     );
+    let expecting = state_file.is_some();
+    if let Some(state_file) = state_file {
+        restore(&server, state_file)?;
+    }
+    let connection = &config.args.connection;
     let device = Device::new(
         Arc::new(server),
         DeviceConfig {
-            tag: config.args.connection.tag.clone(),
-            request_queues: config.args.connection.request_queues,
+            tag: connection.tag.clone(),
+            request_queues: connection.request_queues,
+            on_disconnect: match connection.keep_state {
+                true => OnDisconnect::Keep,
+                false => OnDisconnect::Reset,
+            },
             ..DeviceConfig::default()
         },
     )
     .map_err(DaemonError::Device)?;
+    if expecting {
+        device.expect_guest();
+    }
 
     let stop = StopHandle::new().map_err(DaemonError::Start)?;
     let on_signal = stop.clone();
@@ -322,7 +407,7 @@ fn serve<F: MigrateFs>(
     ferryfs_vhost::run(
         &Arc::new(device),
         socket.listener(),
-        config.args.connection.keep_listening,
+        connection.keep_listening || connection.keep_state,
         &stop,
     )
     .map(Ended::Served)

@@ -1,8 +1,9 @@
 //! The vhost-user-fs device.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferryfs_core::service::{Crossing, Service};
@@ -105,6 +106,8 @@ pub struct Device<S> {
     log: Arc<DirtyLog>,
     precopy: Arc<Precopy<S>>,
     transfers: Transfers,
+    /// The service has the state of a guest that has not come yet.
+    expecting: AtomicBool,
     /// Held while a front-end is served.
     pub(crate) serving: Mutex<()>,
     connection: Mutex<Connection>,
@@ -142,6 +145,7 @@ impl<S: Service + Crossing> Device<S> {
             config,
             log: DirtyLog::new(),
             transfers: Transfers::default(),
+            expecting: AtomicBool::new(false),
             serving: Mutex::default(),
             connection: Mutex::default(),
         })
@@ -155,6 +159,22 @@ impl<S: Service + Crossing> Device<S> {
     /// What the device is like.
     pub fn config(&self) -> &DeviceConfig {
         &self.config
+    }
+
+    /// Says that the service has been given the state of a guest that a front-end is
+    /// yet to bring, which will not send the state itself (migration type
+    /// `external`).
+    ///
+    /// Until a ring of some front-end has been started, the state is kept whatever
+    /// front-ends come and go, and another state is refused. Afterwards the
+    /// configuration says what becomes of it.
+    pub fn expect_guest(&self) {
+        self.expecting.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the guest of [`Device::expect_guest`] has still to come.
+    pub fn expects_guest(&self) -> bool {
+        self.expecting.load(Ordering::SeqCst)
     }
 
     /// Gets ready for a front-end.
@@ -180,13 +200,19 @@ impl<S: Service + Crossing> Device<S> {
         exit.raise();
     }
 
-    /// The connection has ended, its threads are gone: back to the beginning.
-    pub(crate) fn disconnected(&self) {
+    /// The connection has ended, its threads are gone: back to the beginning. `ran`:
+    /// a ring of it had been started.
+    pub(crate) fn disconnected(&self, ran: bool) {
         self.transfers.end();
         self.log.detach();
         self.precopy.cancel();
         *self.connection() = Connection::default();
-        if self.config.on_disconnect == OnDisconnect::Reset {
+        if ran {
+            self.expecting.store(false, Ordering::SeqCst);
+        }
+        if self.expects_guest() {
+            log::info!("the front-end came without the guest: the guest's state is kept for it");
+        } else if self.config.on_disconnect == OnDisconnect::Reset {
             self.service.reset();
         }
     }
@@ -221,6 +247,7 @@ impl<S: Service + Crossing> Device<S> {
         }
         let service = Arc::clone(&self.service);
         let precopy = Arc::clone(&self.precopy);
+        let external = self.expects_guest() && !rings.have_run();
         let held = Held::new(rings);
         self.transfers.start(direction, file, move |channel| {
             let outcome = match direction {
@@ -229,7 +256,7 @@ impl<S: Service + Crossing> Device<S> {
                     precopy.wait();
                     save(&*service, channel)
                 }
-                Direction::Load => load(&*service, channel),
+                Direction::Load => load(&*service, channel, external),
             };
             drop(held);
             outcome
@@ -271,11 +298,17 @@ fn save<S: Crossing>(service: &S, channel: Channel) -> io::Result<()> {
     }
 }
 
-fn load<S: Crossing>(service: &S, channel: Channel) -> io::Result<()> {
-    service
-        .load(&mut BufReader::with_capacity(CHANNEL_BUFFER, channel))
-        .map(drop)
-        .map_err(io::Error::other)
+/// Loads what comes through `channel`: with `external` nothing may.
+fn load<S: Crossing>(service: &S, channel: Channel, external: bool) -> io::Result<()> {
+    let mut input = BufReader::with_capacity(CHANNEL_BUFFER, channel);
+    if external && !input.fill_buf()?.is_empty() {
+        let why = "state not loaded, this daemon is as it was: it was given its guest's state at \
+                   its start, and the front-end sends another; start the daemon without a state \
+                   file where the front-end brings the state";
+        log::error!("{why}");
+        return Err(io::Error::other(why));
+    }
+    service.load(&mut input).map(drop).map_err(io::Error::other)
 }
 
 impl<S: Service + Crossing> VhostUserBackend for Device<S> {
@@ -330,6 +363,7 @@ impl<S: Service + Crossing> VhostUserBackend for Device<S> {
     fn reset_device(&self) {
         self.transfers.abort();
         self.precopy.cancel();
+        self.expecting.store(false, Ordering::SeqCst);
         self.service.reset();
     }
 

@@ -64,7 +64,9 @@ pub enum ServeError {
 /// only, or with `keep_listening` one after the other, until `stop` is used.
 ///
 /// With `keep_listening` a front-end that could not be served is logged, and the
-/// next is waited for.
+/// next is waited for. As long as a guest is expected
+/// ([`Device::expect_guest`]), front-ends that come without one do not count as the
+/// first.
 ///
 /// # Errors
 /// The listening socket failed, or there are no resources to serve.
@@ -87,10 +89,11 @@ pub fn run<S: Service + Crossing>(
             }
             Err(e) => return Err(e),
         };
+        let go_on = keep_listening || device.expects_guest();
         match end {
             ConnectionEnd::Stopped => return Ok(ExitReason::Stopped),
-            ConnectionEnd::Disconnected if !keep_listening => return Ok(ExitReason::Disconnected),
-            ConnectionEnd::Refused if !keep_listening => return Ok(ExitReason::Refused),
+            ConnectionEnd::Disconnected if !go_on => return Ok(ExitReason::Disconnected),
+            ConnectionEnd::Refused if !go_on => return Ok(ExitReason::Refused),
             ConnectionEnd::Disconnected | ConnectionEnd::Refused => {}
         }
     }
@@ -178,8 +181,9 @@ pub fn serve_with_door<S: Service + Crossing>(
     rings.stop_all();
     // Joins the queues' threads.
     drop(daemon);
+    let ran = rings.have_run();
     drop(rings);
-    device.disconnected();
+    device.disconnected(ran);
     let (end, _handler) = relayed?;
     Ok(conclude(end, handled, last_request))
 }

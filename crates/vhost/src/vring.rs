@@ -141,6 +141,13 @@ impl Rings {
         self.rings.iter().position(Vring::is_running)
     }
 
+    /// Whether any ring has been started and enabled since the connection began: a
+    /// guest is there.
+    pub(crate) fn have_run(&self) -> bool {
+        let ran = |vring: &Vring| vring.ring.ran.load(Ordering::SeqCst);
+        self.rings.iter().any(ran)
+    }
+
     /// Holds all requests back until [`Rings::release`]. Requests in service go on.
     pub(crate) fn hold(&self) {
         self.control.held.store(true, Ordering::SeqCst);
@@ -190,6 +197,8 @@ struct Ring {
     faulty: AtomicBool,
     /// A malformed chain has been logged since the ring was set up.
     complained: AtomicBool,
+    /// It was started and enabled at some time.
+    ran: AtomicBool,
 }
 
 /// A request that has been served: its head and how many bytes were written.
@@ -209,6 +218,13 @@ impl Vring {
     pub fn is_running(&self) -> bool {
         let state = self.inner.get_ref();
         state.is_enabled() && state.get_queue().ready()
+    }
+
+    /// One of the two conditions of running has come to hold.
+    fn note_start(&self) {
+        if self.is_running() {
+            self.ring.ran.store(true, Ordering::SeqCst);
+        }
     }
 
     /// The guest's memory now.
@@ -475,6 +491,7 @@ impl VringT<Mem> for Vring {
     fn set_enabled(&self, enabled: bool) {
         self.inner.set_enabled(enabled);
         if enabled {
+            self.note_start();
             // A kick may have been taken while the ring was disabled.
             self.self_kick();
         } else {
@@ -524,7 +541,9 @@ impl VringT<Mem> for Vring {
 
     fn set_queue_ready(&self, ready: bool) {
         self.inner.set_queue_ready(ready);
-        if !ready {
+        if ready {
+            self.note_start();
+        } else {
             self.drain();
         }
     }

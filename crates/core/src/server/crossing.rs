@@ -96,7 +96,13 @@ impl<F: MigrateFs> Server<F> {
         })
     }
 
-    fn load_state(&self, input: &mut dyn Read) -> Result<LoadReport, CrossingError> {
+    /// Takes over a state that comes from elsewhere than the device's channel, as
+    /// from a file: like [`Crossing::load`], but neither is anything logged nor is a
+    /// stream of 0 bytes a state.
+    ///
+    /// # Errors
+    /// As [`Crossing::load`]: the server is as it was.
+    pub fn restore(&self, input: &mut dyn Read) -> Result<LoadReport, CrossingError> {
         let config = self.config.crossing.as_ref().ok_or_else(|| {
             CrossingError::Restore("this server was built with no state format".into())
         })?;
@@ -171,7 +177,12 @@ impl<F: MigrateFs> Crossing for Server<F> {
 
     fn load(&self, input: &mut dyn Read) -> Result<LoadReport, CrossingError> {
         let mut input = Counted { input, bytes: 0 };
-        match self.load_state(&mut input) {
+        match self.restore(&mut input) {
+            // Migration type external: the front-end knows that it brings nothing.
+            Err(CrossingError::Read(StateError::Empty)) if self.session().is_some() => {
+                log::info!("state of 0 bytes: the guest goes on with the state that is here");
+                Ok(LoadReport::default())
+            }
             Ok(report) => {
                 log::info!(
                     "state loaded: {} bytes, {} inodes, {} handles, {} not found",

@@ -209,6 +209,17 @@ fn a_session_that_nothing_here_serves_is_refused() {
 #[test]
 fn an_empty_stream_says_that_the_source_had_nothing_to_give() {
     assert_refused(&fresh(), b"", "0 bytes");
+    // Where the guest is already, there is nothing to be given.
+    let server = source(ALL_FLAGS);
+    let before = saved(&server);
+    assert_eq!(
+        server.load(&mut io::empty()).unwrap(),
+        LoadReport::default()
+    );
+    assert_eq!(saved(&server), before);
+    // A file of 0 bytes is another matter.
+    let error = server.restore(&mut io::empty()).unwrap_err();
+    assert!(matches!(error, CrossingError::Read(_)));
 }
 
 #[test]
