@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ferryfs_frontend::spawn::Daemon;
+use ferryfs_frontend::spawn::{Daemon, SpawnError};
 use tempfile::TempDir;
 
 use crate::programs;
@@ -77,7 +77,11 @@ impl Host {
     /// A daemon's command line on this share, listening on `socket`; confined as by
     /// default, where it can be.
     pub fn command(&self, socket: &Path, options: &[&str]) -> Command {
-        let mut command = Command::new(programs::ferryfsd());
+        self.command_of(&programs::ferryfsd(), socket, options)
+    }
+
+    fn command_of(&self, program: &Path, socket: &Path, options: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
             .arg("--socket-path")
             .arg(socket)
@@ -98,6 +102,15 @@ impl Host {
     pub fn daemon(&self, options: &[&str]) -> Daemon {
         let socket = self.socket();
         Daemon::start_command(self.command(&socket, options), &socket).expect("ferryfsd starts")
+    }
+
+    /// Another daemon on this share, whichever it is.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(&self, program: &Path, options: &[&str]) -> Result<Daemon, SpawnError> {
+        let socket = self.socket();
+        Daemon::start_command(self.command_of(program, &socket, options), &socket)
     }
 
     /// Sees that nothing beside the share has changed.

@@ -74,9 +74,11 @@ pub struct Held {
     next: u64,
 }
 
-fn members() -> Caller {
+/// Linux sends one group along, where it matters: that of the directory. More would be
+/// the end of virtiofsd.
+fn member() -> Caller {
     Caller {
-        groups: vec![77, TEAM],
+        groups: vec![TEAM],
         ..Caller::user(1000, 1000)
     }
 }
@@ -171,6 +173,7 @@ fn names(names: impl Iterator<Item = Vec<u8>>) -> impl Iterator<Item = String> {
 pub struct Transcript(pub Vec<String>);
 
 impl Transcript {
+    #[track_caller]
     fn put<T: Debug>(&mut self, what: &str, result: Result<T, ClientError>) -> Option<T> {
         match result {
             Ok(value) => {
@@ -178,10 +181,11 @@ impl Transcript {
                 Some(value)
             }
             Err(error) => {
-                let told = match error.errno() {
-                    Some(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
-                    None => crate::text(&error),
+                // A daemon that does not answer will not answer the rest either.
+                let Some(errno) = error.errno() else {
+                    panic!("{what}: {}", crate::text(&error));
                 };
+                let told = std::io::Error::from_raw_os_error(errno);
                 self.0.push(format!("{what}: {told}"));
                 None
             }
@@ -223,7 +227,7 @@ fn stable(mut entry: Entry) -> Entry {
 /// end. FSYNC and SYNCFS are part of it only with `sync`: a busy disk takes its time.
 ///
 /// # Panics
-/// When what is held does not work at all.
+/// When what is held does not work at all, or there is no answer.
 pub fn after(held: Held, share: &Path, sync: bool) -> Transcript {
     let mut t = Transcript::default();
     let Held {
@@ -263,7 +267,7 @@ pub fn after(held: Held, share: &Path, sync: bool) -> Transcript {
     // Supplementary groups.
     for (who, caller) in [
         ("stranger", Caller::user(1000, 1000)),
-        ("member", members()),
+        ("member", member()),
         ("stranger again", Caller::user(1000, 1000)),
         (
             "guest's root",

@@ -53,6 +53,14 @@ pub fn version(path: &Path) -> Result<String> {
         .to_owned())
 }
 
+/// Where virtiofsd is: by the variable VIRTIOFSD, in PATH, or where checks put it.
+pub fn virtiofsd() -> Result<Vec<PathBuf>> {
+    let found = ferryfs_frontend::spawn::find("VIRTIOFSD", "virtiofsd");
+    let peers = workspace::target()?.join("peers/bin/virtiofsd");
+    let places = found.into_iter().chain([peers]);
+    Ok(places.filter(|path| path.is_file()).collect())
+}
+
 /// Whether a 64-bit little-endian ELF image has no PT_INTERP segment.
 pub fn is_static(image: &[u8]) -> bool {
     const PT_INTERP: u64 = 3;

@@ -3,6 +3,7 @@
 mod bench;
 mod binaries;
 mod command;
+mod compat;
 mod demo;
 mod e2e;
 mod fail;
@@ -41,6 +42,8 @@ enum Task {
     E2e(e2e::Args),
     /// Compare a mount with the bare file system, test by test, in POSIX suites (root)
     Posix(posix::Args),
+    /// Let guests move between this daemon, older releases and stock virtiofsd, each with each
+    CompatMatrix(compat::Args),
     /// Run every test of the workspace
     Test(suite::Args),
     /// Run the fuzz targets for a while: [TARGET] [--seconds N | --runs N] [--seed N]
@@ -68,6 +71,7 @@ fn run(task: Task) -> Result<()> {
         Task::SetupE2e => setup::run().map(drop),
         Task::E2e(args) => e2e::run(&args),
         Task::Posix(args) => posix::run(&args),
+        Task::CompatMatrix(args) => compat::run(&args),
         Task::Test(args) => suite::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Bench(args) => bench::run(&args),

@@ -45,6 +45,8 @@ pub struct Run<'a> {
     pub scenario: &'a Scenario,
     /// The daemon under test.
     pub program: &'a Program,
+    /// Stock virtiofsd, where the scenario needs it.
+    pub stock: Option<&'a Program>,
     /// QEMU and so on.
     pub machine: &'a Machine<'a>,
     /// The shared directory.
@@ -128,6 +130,10 @@ impl Journeying<'_> {
         self.prepare(living)?;
         match self.run.scenario.journey {
             Journey::Hop | Journey::Writeback => self.hop(living)?,
+            Journey::StockAndBack | Journey::ToStockAndBack => {
+                self.hop(living)?;
+                self.hop(living)?;
+            }
             Journey::FiveHops => (0..HOPS).try_for_each(|_| self.hop(living))?,
             Journey::CancelRetry => {
                 self.cancel(living)?;
@@ -160,8 +166,12 @@ impl Journeying<'_> {
 
     fn daemon(&mut self, setup: &Setup, share: &Path) -> Result<Daemon> {
         let name = format!("daemon-{}", self.started);
+        let program = match self.run.scenario.journey.is_stock(self.started) {
+            true => self.run.stock.ok_or_else(|| Fail::new("no virtiofsd"))?,
+            false => self.run.program,
+        };
         Daemon::start(
-            self.run.program,
+            program,
             setup,
             &name,
             share,

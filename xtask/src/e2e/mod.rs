@@ -26,7 +26,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::fail::{need, Context, Fail, Result};
 use crate::setup::Tools;
 use crate::{binaries, progress, setup, workspace};
-use daemon::Program;
+use daemon::{Kind, Program};
 use journey::{Measured, Run};
 use scenario::{Journey, Scenario};
 use share::Share;
@@ -88,6 +88,8 @@ struct Outcome {
     scenario: Scenario,
     measured: Measured,
     seconds: f64,
+    /// Why it was not run.
+    skipped: Option<String>,
     result: Result<()>,
 }
 
@@ -111,6 +113,7 @@ pub fn run(args: &Args) -> Result<()> {
         None => binaries::build("ferryfsd", &args.profile)?,
     };
     let program = Program::new(program)?;
+    let stock = stock(&program);
     let agent = binaries::guest_agent()?;
     let dir = workspace::target()?.join("e2e");
     std::fs::create_dir_all(&dir).context(dir.display())?;
@@ -126,6 +129,7 @@ pub fn run(args: &Args) -> Result<()> {
         args,
         tools: &tools,
         program: &program,
+        stock: &stock,
         agent: &agent,
         initramfs: &initramfs,
         mounts,
@@ -176,6 +180,8 @@ struct Bench<'a> {
     args: &'a Args,
     tools: &'a Tools,
     program: &'a Program,
+    /// Stock virtiofsd, or why scenarios that need it are skipped.
+    stock: &'a std::result::Result<Program, String>,
     agent: &'a Path,
     initramfs: &'a Path,
     mounts: bool,
@@ -185,6 +191,17 @@ impl Bench<'_> {
     fn run(&self, scenario: &Scenario, dir: &Path) -> Outcome {
         progress::subject(&scenario.name);
         let start = progress::seconds();
+        let missing = self.stock.as_ref().err();
+        if let Some(why) = missing.filter(|_| scenario.journey.needs_stock()) {
+            progress::step(format_args!("SKIPPED: {why}"));
+            return Outcome {
+                scenario: scenario.clone(),
+                measured: Measured::default(),
+                seconds: 0.0,
+                skipped: Some(why.clone()),
+                result: Ok(()),
+            };
+        }
         let (measured, result) = self
             .run_in(scenario, &dir.join(&scenario.name))
             .unwrap_or_else(|e| (Measured::default(), Err(e)));
@@ -195,6 +212,7 @@ impl Bench<'_> {
             scenario: scenario.clone(),
             measured,
             seconds: progress::seconds() - start,
+            skipped: None,
             result,
         }
     }
@@ -217,6 +235,7 @@ impl Bench<'_> {
         let (measured, result) = journey::run(&Run {
             scenario,
             program: self.program,
+            stock: self.stock.as_ref().ok(),
             machine: &machine,
             share: &share,
             only: &self.args.check,
@@ -226,6 +245,28 @@ impl Bench<'_> {
             clear(&path)?;
         }
         Ok((measured, result))
+    }
+}
+
+/// Stock virtiofsd beside `program`, or why there is none to speak of.
+fn stock(program: &Program) -> std::result::Result<Program, String> {
+    if program.kind == Kind::Virtiofsd {
+        return Err("the daemon under test is virtiofsd itself".to_owned());
+    }
+    let there = binaries::virtiofsd().map_err(|e| e.to_string())?;
+    let path = there.into_iter().next().ok_or(
+        "no virtiofsd (set VIRTIOFSD, or put it into PATH or target/peers/bin)".to_owned(),
+    )?;
+    let stock = Program::new(path).map_err(|e| e.to_string())?;
+    // 1.11 has another format, and those before cannot migrate.
+    let minor = stock.version.strip_prefix("virtiofsd 1.");
+    let minor = minor.and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+    match minor {
+        Some(12..) => Ok(stock),
+        _ => Err(format!(
+            "{} is there, and 1.12 or newer is needed",
+            stock.version
+        )),
     }
 }
 
@@ -281,12 +322,21 @@ fn report(outcomes: &[Outcome]) -> Result<()> {
             "{:26} {:45} {:7} {:>7} {:>6.1}  {:30} {}",
             o.scenario.name,
             o.scenario.formats.join(" "),
-            if o.result.is_ok() { "ok" } else { "FAILED" },
+            match (&o.skipped, &o.result) {
+                (Some(_), _) => "skipped",
+                (None, Ok(())) => "ok",
+                (None, Err(_)) => "FAILED",
+            },
             o.measured.checks,
             o.seconds,
             or_dash(downtimes),
             or_dash(states)
         );
+    }
+    for o in outcomes {
+        if let Some(why) = &o.skipped {
+            println!("skipped: {}: {why}", o.scenario.name);
+        }
     }
     let failed = outcomes.iter().filter(|o| o.result.is_err()).count();
     need(failed == 0, || {
