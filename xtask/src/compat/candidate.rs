@@ -103,15 +103,19 @@ impl Candidate {
         !matches!(self.maker, Maker::Stock { .. })
     }
 
-    /// One that does not exist, for tests.
+    /// One that does not exist, for tests; what is in the tree knows all options.
     #[cfg(test)]
     pub fn fake(name: &str, maker: Maker) -> Candidate {
+        let help = match maker {
+            Maker::This => "--state-version --posix-lock",
+            _ => "",
+        };
         Candidate {
             name: name.to_owned(),
             maker,
             origin: String::new(),
             program: Err("never built".to_owned()),
-            help: String::new(),
+            help: help.to_owned(),
         }
     }
 }

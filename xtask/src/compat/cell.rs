@@ -5,6 +5,9 @@ use super::candidate::{Candidate, Maker};
 /// The formats of our own.
 const FORMATS: [&str; 4] = ["postcard", "msgpack", "postcard+zstd", "msgpack+zstd"];
 
+/// The option for locks on the host.
+pub const LOCKS: &str = "--posix-lock";
+
 /// How files are found again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -55,6 +58,8 @@ pub enum Kind {
     Damaged,
     /// A stream of CubeSandbox's changed virtiofsd is refused.
     Foreign,
+    /// A guest holds a lock on the host, for which the state needs version 2.
+    Lock,
 }
 
 impl Kind {
@@ -65,6 +70,7 @@ impl Kind {
             Kind::External => "by a file: ",
             Kind::Damaged => "damaged: ",
             Kind::Foreign => "a fork's stream: ",
+            Kind::Lock => "a lock held: ",
         }
     }
 }
@@ -233,6 +239,16 @@ fn specials(candidates: &[Candidate], cells: &mut Vec<Cell>) {
                 }
             }
         }
+        if other.is_ours() && candidates[this].knows(LOCKS) {
+            let mut versions = vec![None];
+            versions.extend(older_version(&candidates[this], other).map(Some));
+            for version in versions {
+                for mode in [Mode::Paths, Mode::Handles] {
+                    let (kind, path) = (Kind::Lock, [this, i]);
+                    cells.push(cell(candidates, kind, &path, FORMATS[0], version, mode));
+                }
+            }
+        }
         if other.is_ours() {
             for format in FORMATS {
                 let path = [i, i];
@@ -270,7 +286,10 @@ mod tests {
         assert_eq!(ids.len(), cells.len());
         for wanted in [
             "this -> 0.1.0, msgpack+zstd, file-handles",
-            "this -> 0.1.0 -> this, postcard, find-paths",
+            "this -> 0.1.0, msgpack+zstd at state version 1, file-handles",
+            "this -> 0.1.0 -> this, postcard at state version 1, find-paths",
+            "a lock held: this -> 0.1.0, postcard, find-paths",
+            "a lock held: this -> 0.1.0, postcard at state version 1, find-paths",
             "virtiofsd 1.11.1 -> this -> virtiofsd 1.14.0, postcard, find-paths",
             "virtiofsd 1.14.0 -> this, virtiofsd-v2, find-paths and verify",
             "this -> virtiofsd 1.11.1, virtiofsd-v1, find-paths",

@@ -72,12 +72,18 @@ impl<'a> Bench<'a> {
             Kind::External => special::external(self, cell),
             Kind::Damaged => special::damaged(self, cell),
             Kind::Foreign => special::foreign(self, cell),
+            Kind::Lock => special::lock(self, cell),
         });
         match done {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(stop)) => stop.into(),
             Err(panicked) => Outcome::Fails(one_line(&panicked)),
         }
+    }
+
+    /// Daemon `i`.
+    pub fn candidate(&self, i: usize) -> &Candidate {
+        &self.candidates[i]
     }
 
     /// The daemons of a cell, each told to write what the next one reads.

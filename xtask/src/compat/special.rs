@@ -1,14 +1,18 @@
 //! Cells that are about one thing.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::{fs, io};
 
+use ferryfs_frontend::fuse::FileLock;
 use ferryfs_frontend::spawn::Daemon;
 use ferryfs_frontend::{ClientError, Vm};
 use ferryfs_tests::{text, Guest, Host};
+use rustix::fs::{fcntl_lock, FlockOperation};
+use rustix::io::Errno;
 
-use super::cell::Cell;
+use super::cell::{Cell, LOCKS};
 use super::life::{beside, save, words, Bench, Stop};
 use super::outcome::Outcome;
 
@@ -118,6 +122,43 @@ fn damages(state: &[u8]) -> Vec<(String, Vec<u8>)> {
         bad.push((format!("wrong in a bit of byte {at}"), flipped));
     }
     bad
+}
+
+/// See [`Kind::Lock`](super::cell::Kind::Lock).
+pub fn lock(bench: &Bench<'_>, cell: &Cell) -> Result<Outcome, Stop> {
+    let host = Host::new();
+    let start = |n: usize| {
+        let i = cell.path[n];
+        let locks: &[&str] = match bench.candidate(i).knows(LOCKS) {
+            true => &[LOCKS],
+            false => &[],
+        };
+        bench.start(cell, &host, i, cell.path.get(n + 1).copied(), locks)
+    };
+    let (source, reader) = (start(0)?, start(1)?);
+    let mut writer = Writer::boot(&host, &source, FILE);
+    let lock = FileLock {
+        start: 0,
+        end: i64::MAX as u64,
+        kind: libc::F_WRLCK as u32,
+        pid: 1,
+    };
+    let locked = writer.guest.setlk(writer.file, 7, &lock, false);
+    locked.map_err(|e| Stop::Failed(text(&e)))?;
+    bench.cross(&mut writer.vm, &source, &reader)?;
+    // What is held now is held by the reader.
+    drop(source);
+    let file = File::options()
+        .write(true)
+        .open(host.at(OsStr::from_bytes(FILE)));
+    let file = file.expect("the file");
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::AGAIN | Errno::ACCESS) => {}
+        Err(e) => return Err(Stop::Failed(format!("asking for the lock: {e}"))),
+        Ok(()) => return Err(Stop::Lost("the lock".to_owned())),
+    }
+    writer.write(&host, FILE)?;
+    Ok(Outcome::Passes)
 }
 
 /// See [`Kind::Foreign`](super::cell::Kind::Foreign).

@@ -300,7 +300,7 @@ impl Drop for SocketDir {
 
 fn report(outcomes: &[Outcome]) -> Result<()> {
     println!(
-        "\n{:26} {:45} {:7} {:>7} {:>6}  {:30} state bytes",
+        "\n{:31} {:45} {:7} {:>7} {:>6}  {:30} state bytes",
         "scenario", "formats", "result", "checks", "s", "downtime ms"
     );
     for o in outcomes {
@@ -319,7 +319,7 @@ fn report(outcomes: &[Outcome]) -> Result<()> {
             }
         };
         println!(
-            "{:26} {:45} {:7} {:>7} {:>6.1}  {:30} {}",
+            "{:31} {:45} {:7} {:>7} {:>6.1}  {:30} {}",
             o.scenario.name,
             o.scenario.formats.join(" "),
             match (&o.skipped, &o.result) {
