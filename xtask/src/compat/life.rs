@@ -237,7 +237,9 @@ fn options(candidate: &Candidate, cell: &Cell, reader: Option<&Candidate>) -> Ve
         _ => &cell.format,
     };
     all.push(format!("--state-format={format}"));
-    let older = matches!(reader.map(|r| &r.maker), Some(Maker::Older { .. }));
+    // The last of a chain is asked for its state to compare it with the first one's.
+    let older = reader.is_none_or(|r| matches!(r.maker, Maker::Older { .. }));
+    let older = older && candidate.knows("--state-version");
     if let Some(version) = cell.state_version.filter(|_| older) {
         all.push(format!("--state-version={version}"));
     }
