@@ -4,6 +4,7 @@
 mod common;
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use ferryfs_frontend::{Daemon, Vm};
 
@@ -133,11 +134,14 @@ fn a_guest_that_virtiofsd_would_fail_is_kept() {
     let mut held = common::Held::new(&vm);
     vm.stop().unwrap();
     vm.save_state().unwrap_err();
-    let log = here.stderr();
-    assert!(
-        log.contains("failed to write it as virtiofsd-v2: the guest's session uses what virtiofsd would not keep up: SETXATTR_EXT"),
-        "{log}"
-    );
+    let why = "failed to write it as virtiofsd-v2: the guest's session uses what virtiofsd would \
+               not keep up: SETXATTR_EXT";
+    // Said before the front-end is told, but read by a thread of its own.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !here.stderr().contains(why) {
+        assert!(Instant::now() < deadline, "{}", here.stderr());
+        std::thread::sleep(Duration::from_millis(5));
+    }
     vm.resume().unwrap();
     held.go_on("-still-here");
     held.check(share.path());
