@@ -10,7 +10,7 @@
 //! - [`fuse`], [`call`], [`client`]: the FUSE protocol, requests as values, and a
 //!   client that sends them, synchronously or several in flight; [`raw`]: bytes of
 //!   one's own instead.
-//! - [`state`], [`dirty`]: what a migration needs.
+//! - [`state`], [`rfc_state`], [`dirty`]: what a migration needs.
 //! - [`vmm`]: all of it put together: boot, stop, save, go on elsewhere.
 //! - [`spawn`]: daemon processes.
 //!
@@ -49,6 +49,7 @@ pub mod memory;
 mod ops;
 pub mod queue;
 pub mod raw;
+pub mod rfc_state;
 pub mod ring;
 pub mod shared;
 pub mod spawn;

@@ -69,6 +69,14 @@ pub enum StateError {
         /// The u64 that came back.
         value: u64,
     },
+    /// FS_GET_STATE of the protocol of 2023, which has no other way to say no.
+    #[error("the back-end failed to save its state: FS_GET_STATE at {offset} answered {size:#x}")]
+    NotSaved {
+        /// Asked for.
+        offset: u64,
+        /// What came back as the bytes that are left.
+        size: u64,
+    },
     /// State went to or came from somewhere that failed.
     #[error("cannot {what} the state")]
     File {
@@ -357,7 +365,7 @@ pub fn read_qemu_framed(input: &mut impl Read, limit: u64) -> Result<Vec<u8>, St
     }
 }
 
-fn read_exactly(
+pub(crate) fn read_exactly(
     input: &mut impl Read,
     buf: &mut [u8],
     offset: u64,

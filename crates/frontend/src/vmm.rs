@@ -11,6 +11,7 @@ use crate::dirty::DirtyLog;
 use crate::frontend::{feature, protocol, Frontend, FrontendError};
 use crate::memory::{GuestMemory, MemoryError, Region, RegionConfig};
 use crate::queue::{Queue, QueueConfig, QueueError};
+use crate::rfc_state::StateChannel;
 use crate::shared::SharedQueue;
 use crate::state::StateError;
 use crate::wire::Connection;
@@ -92,6 +93,8 @@ pub struct VmConfig {
     pub initial_kick: bool,
     /// When device state is loaded.
     pub load_order: LoadOrder,
+    /// By which messages device state is saved and loaded.
+    pub state_channel: StateChannel,
     /// What FUSE_INIT asks for; none leaves the session to the caller.
     pub init: Option<InitRequest>,
     /// How long a reply or a completion may take.
@@ -119,6 +122,7 @@ impl Default for VmConfig {
                 | protocol::DEVICE_STATE,
             initial_kick: true,
             load_order: LoadOrder::default(),
+            state_channel: StateChannel::default(),
             init: Some(InitRequest::default()),
             timeout: Connection::DEFAULT_TIMEOUT,
         }
@@ -447,7 +451,7 @@ impl Vm {
                 is: "running",
             });
         }
-        let saved = self.frontend.save_state(out);
+        let saved = self.frontend.save_state_by(self.config.state_channel, out);
         saved.map_err(|source| VmError::State {
             step: "saving the device's state",
             source,
@@ -527,7 +531,8 @@ impl Vm {
             self.set_up_memory()?;
         }
         if let Some(mut state) = state {
-            let loaded = self.frontend.load_state(&mut state);
+            let channel = self.config.state_channel;
+            let loaded = self.frontend.load_state_by(channel, &mut state);
             loaded.map_err(|source| VmError::State {
                 step: "loading the device's state",
                 source,

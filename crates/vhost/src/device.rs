@@ -68,6 +68,10 @@ pub struct DeviceConfig {
     /// (`VHOST_USER_PROTOCOL_F_DEVICE_STATE`). Without, front-ends refuse to
     /// migrate.
     pub migration: bool,
+    /// Whether the state protocol of the QEMU RFC of 2023 is spoken beside today's.
+    /// Its message numbers mean other things by now; they are told apart by
+    /// their shape.
+    pub rfc_state_protocol: bool,
     /// What happens when a front-end goes away.
     pub on_disconnect: OnDisconnect,
 }
@@ -79,6 +83,7 @@ impl Default for DeviceConfig {
             request_queues: 1,
             max_queue_size: MAX_QUEUE_SIZE,
             migration: true,
+            rfc_state_protocol: false,
             on_disconnect: OnDisconnect::Reset,
         }
     }
@@ -192,6 +197,11 @@ impl<S: Service + Crossing> Device<S> {
         self.transfers.abort();
     }
 
+    /// Waits for the transfer that runs; see [`Transfers::check`].
+    pub(crate) fn finish_transfer(&self) -> io::Result<()> {
+        self.transfers.check()
+    }
+
     /// The queues' threads could not all be started: ends those that were.
     pub(crate) fn abandon_workers(&self) {
         // Their descriptors stay open: a thread may still be looking at them.
@@ -232,7 +242,7 @@ impl<S: Service + Crossing> Device<S> {
         space
     }
 
-    fn start_transfer(&self, direction: Direction, file: File) -> io::Result<()> {
+    pub(crate) fn start_transfer(&self, direction: Direction, file: File) -> io::Result<()> {
         if !self.config.migration {
             return Err(io::Error::other("migration is switched off on this daemon"));
         }

@@ -28,6 +28,7 @@ mod precopy;
 mod private_socket;
 mod queue;
 pub mod relay;
+mod rfc_state;
 mod serve;
 mod socket;
 mod stop;

@@ -14,7 +14,8 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::device::Device;
 use crate::private_socket::listener_with_connection;
-use crate::relay::{relay, FrontDoor, Message, OpenDoor, RelayEnd, HEADER_LEN};
+use crate::relay::{relay, FrontDoor, Message, RelayEnd, HEADER_LEN};
+use crate::rfc_state::StateDoor;
 use crate::stop::StopHandle;
 use crate::vring::{RingControl, Rings};
 
@@ -134,7 +135,7 @@ pub fn serve_connection<S: Service + Crossing>(
     front: UnixStream,
     stop: &StopHandle,
 ) -> Result<ConnectionEnd, ServeError> {
-    serve_with_door(device, front, stop, &OpenDoor)
+    serve_with_door(device, front, stop, &StateDoor::new(Arc::clone(device)))
 }
 
 /// [`serve_connection`] with a front door that answers messages of its own.
