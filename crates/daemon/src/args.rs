@@ -261,6 +261,11 @@ pub struct MigrationArgs {
     #[arg(long, default_value = "postcard", value_name = "FORMAT")]
     pub state_format: String,
 
+    /// Speak the state protocol of the QEMU RFC of 2023, too (FS_SET_STATE_FD, FS_GET_STATE,
+    /// FS_SET_STATE through shared memory), whose message numbers mean other things today
+    #[arg(long)]
+    pub rfc_state_protocol: bool,
+
     /// As the source: write a state for readers that know state versions up to N, and refuse to
     /// where the guest would lose something [default: the lowest version that holds the state]
     #[arg(long, value_name = "N")]

@@ -368,6 +368,7 @@ fn serve<F: MigrateFs>(
                 true => OnDisconnect::Keep,
                 false => OnDisconnect::Reset,
             },
+            rfc_state_protocol: config.args.migration.rfc_state_protocol,
             ..DeviceConfig::default()
         },
     )

@@ -29,13 +29,14 @@
 //! - The area is never mapped: a file that shrinks costs an error, not the process.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ferryfs_core::service::{Crossing, Service};
-use rustix::fs::{fcntl_get_seals, fstat, memfd_create, MemfdFlags, SealFlags};
+use rustix::fs::{fcntl_get_seals, fstat, SealFlags};
+use rustix::pipe::PipeFlags;
 
 use crate::device::Device;
 use crate::relay::{FrontDoor, Message, Verdict};
@@ -79,7 +80,7 @@ enum Transfer {
     #[default]
     None,
     /// A whole state that waits to be fetched.
-    Save { state: File, size: u64 },
+    Save { state: Vec<u8> },
     /// The loader reads at the other end of the pipe.
     Load { pipe: File, received: u64 },
     /// A load that cannot become anything any more.
@@ -221,22 +222,21 @@ impl Session {
         let area = self.area.as_ref().ok_or("no shared area is attached")?;
         area.has(size)?;
         if matches!(self.transfer, Transfer::None) {
-            let (state, size) = save(device).map_err(|e| format!("failed to save: {e}"))?;
-            self.transfer = Transfer::Save { state, size };
+            let state = save(device).map_err(|e| format!("failed to save: {e}"))?;
+            self.transfer = Transfer::Save { state };
         }
-        let Transfer::Save { state, size: total } = &self.transfer else {
+        let Transfer::Save { state } = &self.transfer else {
             return Err("a load is under way, or has failed: detach first".into());
         };
-        let left = total
-            .checked_sub(offset)
-            .ok_or_else(|| format!("the state has {total} bytes"))?;
-        copy(
-            left.min(size),
-            |buf, at| state.read_exact_at(buf, offset + at),
-            |buf, at| area.file.write_all_at(buf, at),
-        )
-        .map_err(|e| format!("failed to fill the shared area: {e}"))?;
-        Ok(left)
+        let left = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| state.get(offset..))
+            .ok_or_else(|| format!("the state has {} bytes", state.len()))?;
+        let piece = &left[..left.len().min(usize::try_from(size).unwrap_or(usize::MAX))];
+        area.file
+            .write_all_at(piece, 0)
+            .map_err(|e| format!("failed to fill the shared area: {e}"))?;
+        Ok(left.len() as u64)
     }
 
     /// Takes a piece of a state out of the area.
@@ -267,7 +267,7 @@ impl Session {
                 if offset != 0 {
                     return Err("the first piece of a state is at 0".into());
                 }
-                let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
                     .map_err(|e| format!("no pipe to load through: {e}"))?;
                 device
                     .start_transfer(Direction::Load, read.into())
@@ -288,12 +288,7 @@ impl Session {
         if offset != *received {
             return Err(format!("the next piece is at {received}"));
         }
-        copy(
-            size,
-            |buf, at| area.file.read_exact_at(buf, at),
-            |buf, _| pipe.write_all(buf),
-        )
-        .map_err(|e| match e.kind() {
+        take(&area.file, size, pipe).map_err(|e| match e.kind() {
             // It has said why.
             io::ErrorKind::BrokenPipe => "the state has been refused already".to_owned(),
             _ => format!("failed to take the piece out of the shared area: {e}"),
@@ -355,27 +350,26 @@ impl Area {
     }
 }
 
-/// The device's whole state, in memory of our own, and its size.
-fn save<S: Service + Crossing>(device: &Device<S>) -> io::Result<(File, u64)> {
-    let state = File::from(memfd_create("ferryfs-state", MemfdFlags::CLOEXEC)?);
-    device.start_transfer(Direction::Save, state.try_clone()?)?;
+/// The device's whole state.
+fn save<S: Service + Crossing>(device: &Device<S>) -> io::Result<Vec<u8>> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    device.start_transfer(Direction::Save, write.into())?;
+    let mut state = Vec::new();
+    let read = File::from(read).read_to_end(&mut state);
+    // Its failure is the better reason.
     device.finish_transfer()?;
-    let size = state.metadata()?.len();
-    Ok((state, size))
+    read?;
+    Ok(state)
 }
 
-/// Moves `size` bytes piece by piece; both sides are told how many went before.
-fn copy(
-    size: u64,
-    mut read: impl FnMut(&mut [u8], u64) -> io::Result<()>,
-    mut write: impl FnMut(&[u8], u64) -> io::Result<()>,
-) -> io::Result<()> {
+/// Moves the first `size` bytes of the area into the pipe.
+fn take(area: &File, size: u64, pipe: &mut File) -> io::Result<()> {
     let mut buf = vec![0; COPY.min(usize::try_from(size).unwrap_or(COPY))];
     let mut at = 0;
     while at < size {
         let n = buf.len().min(usize::try_from(size - at).unwrap_or(COPY));
-        read(&mut buf[..n], at)?;
-        write(&buf[..n], at)?;
+        area.read_exact_at(&mut buf[..n], at)?;
+        pipe.write_all(&buf[..n])?;
         at += n as u64;
     }
     Ok(())
