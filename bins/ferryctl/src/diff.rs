@@ -17,11 +17,13 @@ fn id(id: u64) -> Key {
     (id, LockKind::Posix, 0, 0)
 }
 
-fn kinds(state: &State) -> [Records<'_>; 8] {
+fn kinds(state: &State) -> [Records<'_>; 9] {
     let fs = &state.fs;
     let mounts = fs.mounts.iter();
     let file_systems = fs.file_systems.iter();
     let identities = fs.identities.iter();
+    // They have nothing but their order.
+    let requests = fs.requests.iter().enumerate();
     [
         Box::new(state.session.iter().map(|s| (id(0), json::session(s)))),
         Box::new(std::iter::once((id(0), json::counters(fs)))),
@@ -31,6 +33,7 @@ fn kinds(state: &State) -> [Records<'_>; 8] {
         Box::new(file_systems.map(|f| (id(f.id.into()), json::file_system(f)))),
         Box::new(identities.map(|i| (id(i.inode), json::identity(i)))),
         Box::new(fs.locks.iter().map(|l| (l.order(), json::lock(l)))),
+        Box::new(requests.map(|(at, r)| (id(at as u64), json::request(r)))),
     ]
 }
 

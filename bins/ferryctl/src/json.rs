@@ -4,7 +4,7 @@
 
 use ferryfs_state::{
     FileSystem, FsState, Handle, Header, Identity, Inode, Location, Lock, LockKind, Mark, Mount,
-    Session,
+    Request, Session,
 };
 use serde_json::{json, Value};
 
@@ -157,6 +157,11 @@ pub fn lock(l: &Lock) -> Value {
         "owner": format!("{:#018x}", l.owner), "kind": lock_kind(l.kind), "write": l.write,
         "start": l.start, "end": l.end, "pid": l.pid,
     })
+}
+
+/// A request that waits.
+pub fn request(r: &Request) -> Value {
+    json!({ "record": "request", "queue": r.queue, "head": r.head })
 }
 
 #[cfg(test)]

@@ -126,6 +126,11 @@ fn lines(
     for lock in &chosen.locks {
         writeln!(out, "{}", json::lock(lock))?;
     }
+    if chosen.all {
+        for request in &state.fs.requests {
+            writeln!(out, "{}", json::request(request))?;
+        }
+    }
     Ok(())
 }
 
@@ -178,6 +183,10 @@ fn table(
     }
     if !chosen.locks.is_empty() {
         locks(&chosen.locks, out)?;
+    }
+    if chosen.all && !state.fs.requests.is_empty() {
+        let count = state.fs.requests.len();
+        writeln!(out, "\n{count} request(s) wait for a lock")?;
     }
     Ok(())
 }

@@ -76,7 +76,7 @@ impl State {
     /// The lowest state version that can hold everything which the guest would
     /// miss.
     pub fn needs(&self) -> StateVersion {
-        match self.fs.locks.is_empty() {
+        match self.fs.locks.is_empty() && self.fs.requests.is_empty() {
             true => StateVersion(1),
             false => StateVersion(2),
         }
@@ -134,6 +134,13 @@ impl Outline {
                         fs.locks.len(),
                         first.inode
                     ),
+                });
+            }
+            if !fs.requests.is_empty() {
+                return Err(StateError::Downgrade {
+                    to: StateVersion(1),
+                    needs: step,
+                    what: format!("the guest waits for {} file lock(s)", fs.requests.len()),
                 });
             }
             self.without

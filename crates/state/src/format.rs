@@ -112,6 +112,7 @@ impl<C: Codec> Format for C {
             FrameRef::FileSystems(file_systems) => self.encode(file_systems, out),
             FrameRef::Identities(identities) => self.encode(identities, out),
             FrameRef::Locks(locks) => self.encode(locks, out),
+            FrameRef::Requests(requests) => self.encode(requests, out),
         }
     }
 
@@ -138,6 +139,7 @@ impl<C: Codec> Format for C {
             }
             (SectionId::IDENTITIES, 1) => Frame::Identities(self.decode::<Records<_>>(payload)?.0),
             (SectionId::LOCKS, 1) => Frame::Locks(self.decode::<Records<_>>(payload)?.0),
+            (SectionId::REQUESTS, 1) => Frame::Requests(self.decode::<Records<_>>(payload)?.0),
             (section, version) => {
                 return Err(CodecError::new(format!(
                     "no schema for section {section} in version {version}"

@@ -19,7 +19,7 @@ pub struct Limits {
     pub inodes: u64,
     /// Number of handles.
     pub handles: u64,
-    /// Number of locks.
+    /// Number of locks, and of requests that wait for one.
     pub locks: u64,
 }
 

@@ -60,6 +60,7 @@ pub(crate) fn of_frame(frame: FrameRef<'_>) -> u64 {
             size_of_val(identities) + marks
         }
         FrameRef::Locks(locks) => size_of_val(locks),
+        FrameRef::Requests(requests) => size_of_val(requests),
     };
     bytes as u64
 }

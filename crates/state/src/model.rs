@@ -3,7 +3,7 @@
 
 pub use crate::v2::{
     Counters, FileHandle, FileSystem, Handle, Identity, Inode, Location, Lock, LockKind, Mark,
-    Mount, Session,
+    Mount, Request, Session,
 };
 
 /// A file system's whole state, without the session.
@@ -26,6 +26,8 @@ pub struct FsState {
     pub identities: Vec<Identity>,
     /// The guest's locks, in the order of [`Lock::order`].
     pub locks: Vec<Lock>,
+    /// Requests that wait for a lock, in the order in which they came, queue by queue.
+    pub requests: Vec<Request>,
 }
 
 /// Everything a stream carries.

@@ -642,6 +642,7 @@ pub fn read_state_on_threads(
         Frame::FileSystems(file_systems) => append(&mut state.fs.file_systems, file_systems),
         Frame::Identities(identities) => append(&mut state.fs.identities, identities),
         Frame::Locks(locks) => append(&mut state.fs.locks, locks),
+        Frame::Requests(requests) => append(&mut state.fs.requests, requests),
     })?;
     check_links(&state).map_err(StateError::Inconsistent)?;
     Ok((header, state))

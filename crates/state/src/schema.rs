@@ -190,6 +190,11 @@ const LOCK: RecordSchema = record(
         field("pid", "u32"),
     ],
 );
+const REQUEST: RecordSchema = record(
+    "Request",
+    SectionId::REQUESTS,
+    &[field("queue", "u16"), field("head", "u16")],
+);
 const MARK: RecordSchema = variants(
     "Mark",
     &[
@@ -242,6 +247,7 @@ pub const SCHEMAS: &[Schema] = &[
             FILE_SYSTEM,
             IDENTITY,
             LOCK,
+            REQUEST,
             LOCATION,
             FILE_HANDLE,
             MARK,
@@ -564,6 +570,7 @@ mod tests {
             trace::<v2::FileSystem>(traced);
             trace::<v2::Identity>(traced);
             trace::<v2::Lock>(traced);
+            trace::<v2::Request>(traced);
         };
         compare(&SCHEMAS[1], of_2, 5);
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::model::{
-    Counters, FileSystem, Handle, Identity, Inode, Location, Lock, Mark, Mount, Session,
+    Counters, FileSystem, Handle, Identity, Inode, Location, Lock, Mark, Mount, Request, Session,
 };
 use crate::version::{SectionVersion, StateVersion};
 
@@ -29,6 +29,8 @@ impl SectionId {
     pub const IDENTITIES: SectionId = SectionId(7);
     /// [`Lock`]s.
     pub const LOCKS: SectionId = SectionId(8);
+    /// [`Request`]s.
+    pub const REQUESTS: SectionId = SectionId(9);
     /// The end of the stream; its payload is fixed bytes, not the format's.
     pub const END: SectionId = SectionId(0xffff);
 
@@ -87,6 +89,7 @@ const KNOWN: &[Known] = &[
     known(SectionId::FILE_SYSTEMS, "file-systems", 2, false),
     known(SectionId::IDENTITIES, "identities", 2, false),
     known(SectionId::LOCKS, "locks", 2, true),
+    known(SectionId::REQUESTS, "requests", 2, true),
     known(SectionId::END, "end", 1, true),
 ];
 
@@ -127,6 +130,8 @@ pub enum Frame {
     Identities(Vec<Identity>),
     /// Section [`SectionId::LOCKS`].
     Locks(Vec<Lock>),
+    /// Section [`SectionId::REQUESTS`].
+    Requests(Vec<Request>),
 }
 
 impl Frame {
@@ -141,6 +146,7 @@ impl Frame {
             Frame::FileSystems(f) => FrameRef::FileSystems(f),
             Frame::Identities(i) => FrameRef::Identities(i),
             Frame::Locks(l) => FrameRef::Locks(l),
+            Frame::Requests(r) => FrameRef::Requests(r),
         }
     }
 }
@@ -164,6 +170,8 @@ pub enum FrameRef<'a> {
     Identities(&'a [Identity]),
     /// Section [`SectionId::LOCKS`].
     Locks(&'a [Lock]),
+    /// Section [`SectionId::REQUESTS`].
+    Requests(&'a [Request]),
 }
 
 impl FrameRef<'_> {
@@ -178,6 +186,7 @@ impl FrameRef<'_> {
             FrameRef::FileSystems(_) => SectionId::FILE_SYSTEMS,
             FrameRef::Identities(_) => SectionId::IDENTITIES,
             FrameRef::Locks(_) => SectionId::LOCKS,
+            FrameRef::Requests(_) => SectionId::REQUESTS,
         }
     }
 
@@ -197,6 +206,7 @@ impl FrameRef<'_> {
             FrameRef::FileSystems(f) => f.len(),
             FrameRef::Identities(i) => i.len(),
             FrameRef::Locks(l) => l.len(),
+            FrameRef::Requests(r) => r.len(),
         }
     }
 }
@@ -276,6 +286,15 @@ impl Record for Lock {
     }
     fn frame(records: &[Self]) -> FrameRef<'_> {
         FrameRef::Locks(records)
+    }
+}
+
+impl Record for Request {
+    fn weight(&self) -> usize {
+        0
+    }
+    fn frame(records: &[Self]) -> FrameRef<'_> {
+        FrameRef::Requests(records)
     }
 }
 

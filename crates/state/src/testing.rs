@@ -6,7 +6,7 @@ use serde_bytes::ByteBuf;
 
 use crate::model::{
     FileHandle, FileSystem, FsState, Handle, Identity, Inode, Location, Lock, LockKind, Mark,
-    Mount, Session, State,
+    Mount, Request, Session, State,
 };
 use crate::validate::{check_name, GUEST_FLAGS, HOST_FLAGS, LOCK_END, ROOT_ID};
 
@@ -441,6 +441,7 @@ struct Additions {
     file_systems: Vec<(u32, FileSystem)>,
     marks: Vec<(prop::sample::Index, Mark)>,
     locks: Vec<LockSeed>,
+    requests: Vec<(u16, u16)>,
 }
 
 /// Gap to the lock before, length, owner (of a few), whether it writes, pid.
@@ -474,11 +475,13 @@ fn additions() -> impl Strategy<Value = Additions> {
         vec((0..100u32, file_system), 1..4),
         vec((any::<prop::sample::Index>(), mark), 0..40),
         vec(lock, 0..12),
+        vec(any::<(u16, u16)>(), 0..4),
     );
-    parts.prop_map(|(file_systems, marks, locks)| Additions {
+    parts.prop_map(|(file_systems, marks, locks, requests)| Additions {
         file_systems,
         marks,
         locks,
+        requests,
     })
 }
 
@@ -499,6 +502,10 @@ fn add((mut state, additions): (State, Additions)) -> State {
             mark,
         });
     }
+    let requests = additions.requests.into_iter();
+    fs.requests = requests
+        .map(|(queue, head)| Request { queue, head })
+        .collect();
     let Some(handle) = fs.handles.iter().find(|h| !h.directory) else {
         return state;
     };

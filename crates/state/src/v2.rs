@@ -72,8 +72,7 @@ pub enum LockKind {
     Flock,
 }
 
-/// A lock that the guest holds. None is waited for: a request that waits is
-/// interrupted before the state is saved.
+/// A lock that the guest holds. Those that it waits for are [`Request`]s.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lock {
@@ -95,4 +94,16 @@ pub struct Lock {
     pub end: u64,
     /// The guest's process that set it, which `F_GETLK` names; 0 where unknown.
     pub pid: u32,
+}
+
+/// A request that the source has taken from a virtqueue and not answered: it waits for
+/// a lock. Its bytes are in the guest's memory, where its chain leads, and whoever goes
+/// on with the queue serves it again from the beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// Index of the virtqueue: 0 is the high-priority queue.
+    pub queue: u16,
+    /// Head of its descriptor chain: an index in the queue's descriptor table.
+    pub head: u16,
 }

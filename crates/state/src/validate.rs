@@ -6,7 +6,7 @@ use serde_bytes::ByteBuf;
 
 use crate::limits::Limits;
 use crate::model::{
-    Counters, FileHandle, FileSystem, Handle, Inode, Location, Mark, Session, State,
+    Counters, FileHandle, FileSystem, Handle, Inode, Location, Mark, Request, Session, State,
 };
 use crate::section::FrameRef;
 
@@ -229,6 +229,7 @@ pub struct Checker {
     file_systems: Ids,
     identities: Ids,
     locks: locks::Locks,
+    requests: u64,
 }
 
 /// The ids of one section so far.
@@ -292,6 +293,7 @@ impl Checker {
             file_systems: Ids::default(),
             identities: Ids::default(),
             locks: locks::Locks::default(),
+            requests: 0,
         }
     }
 
@@ -351,6 +353,15 @@ impl Checker {
                     .and_then(|()| check_mark(&identity.mark))
                     .map_err(|p| invalid(Subject::Identity(identity.inode), p))
             }),
+            FrameRef::Requests(requests) => requests.iter().try_for_each(|request| {
+                self.requests += 1;
+                if self.requests <= self.limits.locks {
+                    return Ok(());
+                }
+                let &Request { queue, head } = request;
+                let problem = Problem::TooMany(self.limits.locks);
+                Err(invalid(Subject::Request { queue, head }, problem))
+            }),
             FrameRef::Locks(locks) => locks.iter().try_for_each(|lock| {
                 self.locks
                     .next(lock, self.limits.locks)
@@ -386,8 +397,9 @@ impl Checker {
             file_systems,
             identities,
             locks,
+            requests,
         } = one;
-        if !locks.is_empty() {
+        if !locks.is_empty() || *requests != 0 {
             // A few, most of the time; what they have to do with those before is
             // more than a number.
             return None;
@@ -401,6 +413,7 @@ impl Checker {
             file_systems: self.file_systems.then(*file_systems, limits.mounts)?,
             identities: self.identities.then(*identities, limits.inodes)?,
             locks: self.locks.clone(),
+            requests: self.requests,
         };
         let counters = both.counters.unwrap_or(Counters {
             next_inode: ID_LIMIT - 1,
@@ -439,5 +452,6 @@ pub fn validate(state: &State, limits: &Limits) -> Result<(), Invalid> {
     checker.frame(FrameRef::FileSystems(&state.fs.file_systems))?;
     checker.frame(FrameRef::Identities(&state.fs.identities))?;
     checker.frame(FrameRef::Locks(&state.fs.locks))?;
+    checker.frame(FrameRef::Requests(&state.fs.requests))?;
     check_links(state)
 }

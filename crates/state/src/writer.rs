@@ -9,7 +9,9 @@ use crate::envelope::{append_frame, Header, Totals, WriterInfo, END_PAYLOAD};
 use crate::error::StateError;
 use crate::format::Format;
 use crate::limits::Limits;
-use crate::model::{Counters, FileSystem, Handle, Identity, Inode, Lock, Mount, Session, State};
+use crate::model::{
+    Counters, FileSystem, Handle, Identity, Inode, Lock, Mount, Request, Session, State,
+};
 use crate::parallel::{in_order, threads, FEW_FRAMES};
 use crate::section::{frames, FrameRef, Record, SectionId};
 use crate::validate::{validate, Checker};
@@ -75,7 +77,7 @@ fn encode_into(
 }
 
 /// Writes one stream. The sections go in their order: session (if any), counters,
-/// mounts, inodes, handles, file systems, identities, locks. A writer that is dropped
+/// mounts, inodes, handles, file systems, identities, locks, requests. A writer that is dropped
 /// without [`StreamWriter::finish`] leaves a stream that every reader refuses as truncated.
 #[derive(Debug)]
 pub struct StreamWriter<'f, W: Write> {
@@ -233,6 +235,14 @@ impl<'f, W: Write> StreamWriter<'f, W> {
     /// As [`StreamWriter::session`]; [`StateError::SectionBeyond`].
     pub fn locks(&mut self, locks: &[Lock]) -> Result<(), StateError> {
         self.records(locks)
+    }
+
+    /// Writes requests, cut into frames. As [`StreamWriter::locks`].
+    ///
+    /// # Errors
+    /// As [`StreamWriter::locks`].
+    pub fn requests(&mut self, requests: &[Request]) -> Result<(), StateError> {
+        self.records(requests)
     }
 
     fn records<T: Record>(&mut self, records: &[T]) -> Result<(), StateError> {
@@ -398,7 +408,8 @@ pub fn write_state_on_threads(
             true => &fs.identities,
             false => &[],
         }))
-        .chain(frames(&fs.locks));
+        .chain(frames(&fs.locks))
+        .chain(frames(&fs.requests));
     for frame in rest.by_ref().take(FEW_FRAMES) {
         stream.frame(frame)?;
     }

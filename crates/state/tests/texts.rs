@@ -115,6 +115,7 @@ variants!(
         FileSystem,
         Identity,
         Lock,
+        Request,
     }
 );
 
@@ -216,7 +217,7 @@ fn of_streams() {
             name: "C B O R".to_owned(),
         },
         StateError::UnknownSection {
-            at: at(SectionId(9)),
+            at: at(SectionId(99)),
             writer: writer(),
         },
         StateError::Decode {
@@ -361,6 +362,7 @@ fn of_records() {
             owner: 0x5eed,
             start: 10,
         },
+        Subject::Request { queue: 1, head: 40 },
     ];
     let line = |subject: &Subject| subject.to_string();
     insta::assert_snapshot!("subjects", texts(&subjects, subject, SUBJECTS, line));

@@ -84,7 +84,12 @@ fn refuse_names(state: &State) -> Result<(), DialectError> {
 /// A lock that is dropped without a word is a lock that two guests hold.
 fn refuse_locks(state: &State) -> Result<(), DialectError> {
     match state.fs.locks.first() {
-        None => Ok(()),
+        None if state.fs.requests.is_empty() => Ok(()),
+        None => Err(DialectError::Refused(format!(
+            "the guest waits for {} file lock(s), and virtiofsd hands none over: let it go on \
+             until it has them",
+            state.fs.requests.len()
+        ))),
         Some(first) => Err(DialectError::Refused(format!(
             "the guest holds {} file lock(s), the first on inode {}, and virtiofsd hands none \
              over: let the guest release them",

@@ -121,6 +121,8 @@ fn read(format: &str, threads: usize, file: &str) -> Fallible<State> {
                 file_systems,
                 identities,
                 locks,
+                // None of the states that are measured has any.
+                requests: Vec::new(),
             },
         });
     }

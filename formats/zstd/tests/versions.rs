@@ -12,8 +12,8 @@ use common::{
 use ferryfs_format_postcard::Postcard;
 use ferryfs_state::testing::{any_state, any_state_v1, sample, sample_v2};
 use ferryfs_state::{
-    read_header, write_state, write_state_with, Codec, FsState, SectionId, State, StateVersion,
-    WriteOptions, WriterInfo,
+    read_header, write_state, write_state_with, Codec, FsState, Request, SectionId, State,
+    StateVersion, WriteOptions, WriterInfo,
 };
 use proptest::prelude::*;
 
@@ -249,11 +249,30 @@ fn sections_of_version_2_made_by_hand_from_the_description_are_read() {
     frames.push(RawFrame::new(6, 1, file_systems));
     frames.push(RawFrame::new(7, 1, identities));
     frames.push(RawFrame::new(8, 1, locks));
+    let requests = postcard(&|out| Postcard.encode(&[(1u16, 40u16)][..], out).unwrap());
+    frames.push(RawFrame::new(9, 1, requests));
     let (_, state) = decode(&raw_stream(raw_header(1, 2, 0, "postcard"), &frames)).unwrap();
     assert_eq!(state.fs.file_systems[0].magic, 0x6969);
     assert_eq!(state.fs.identities[0].inode, 2);
     assert_eq!(state.fs.locks[0].end, 19);
     assert_eq!(state.fs.locks[0].pid, 77);
+    assert_eq!(state.fs.requests, [Request { queue: 1, head: 40 }]);
+}
+
+#[test]
+fn requests_that_wait_go_nowhere_without_their_section() {
+    let mut state = lockless();
+    state.fs.requests = vec![Request { queue: 1, head: 7 }; 3];
+    for format in FORMATS {
+        let bytes = encode(&state, format);
+        assert_eq!(version_of(&bytes), 2);
+        assert_eq!(decode(&bytes).unwrap().1, state);
+        let text = encode_for(&state, format, 1).unwrap_err();
+        assert!(
+            text.contains("the guest waits for 3 file lock(s)"),
+            "{text}"
+        );
+    }
 }
 
 proptest! {
@@ -274,7 +293,7 @@ proptest! {
         for format in FORMATS {
             match encode_for(&state, format, 1) {
                 Ok((bytes, losses)) => {
-                    prop_assert!(state.fs.locks.is_empty());
+                    prop_assert!(state.fs.locks.is_empty() && state.fs.requests.is_empty());
                     prop_assert_eq!(losses.is_empty(), state.fs.identities.is_empty());
                     let (_, back) = decode(&bytes).unwrap();
                     prop_assert_eq!(&back, &as_version_1(state.clone()));
@@ -283,7 +302,9 @@ proptest! {
                     write_state(&back, format, &writer(), &mut again).unwrap();
                     prop_assert_eq!(again, bytes);
                 }
-                Err(_) => prop_assert!(!state.fs.locks.is_empty()),
+                Err(_) => {
+                    prop_assert!(!state.fs.locks.is_empty() || !state.fs.requests.is_empty());
+                }
             }
         }
     }
@@ -293,7 +314,7 @@ proptest! {
 fn the_sections_of_a_version_are_known_by_it() {
     let came = |n| SectionId(n).since().map(|v| v.0);
     assert_eq!([1, 2, 3, 4, 5].map(came), [Some(1); 5]);
-    assert_eq!([6, 7, 8].map(came), [Some(2); 3]);
-    assert_eq!(came(9), None);
+    assert_eq!([6, 7, 8, 9].map(came), [Some(2); 4]);
+    assert_eq!(came(10), None);
     assert_eq!(came(0x9000), None);
 }

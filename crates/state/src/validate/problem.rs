@@ -24,6 +24,14 @@ pub enum Subject {
     /// The identity of an inode, by nodeid.
     #[error("identity of inode {0}")]
     Identity(u64),
+    /// A request that waits.
+    #[error("request {head} of queue {queue}")]
+    Request {
+        /// Index of the virtqueue.
+        queue: u16,
+        /// Head of the chain.
+        head: u16,
+    },
     /// A lock.
     #[error("lock of inode {inode} from byte {start} by owner {owner:#x}")]
     Lock {
