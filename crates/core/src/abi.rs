@@ -8,10 +8,10 @@ use vm_memory::ByteValued;
 
 pub use fuse_backend_rs::abi::fuse_abi::{
     AccessIn, Attr, AttrOut, BatchForgetIn, CopyFileRangeIn, CreateIn, Dirent, EntryOut,
-    FallocateIn, FlushIn, ForgetIn, ForgetOne, FsyncIn, GetattrIn, GetxattrIn, GetxattrOut,
-    InHeader, InitIn, InitIn2, InterruptIn, Kstatfs, LinkIn, LseekIn, LseekOut, MkdirIn, MknodIn,
-    OpenIn, OpenOut, OutHeader, ReadIn, ReleaseIn, Rename2In, RenameIn, SetattrIn, SetxattrIn,
-    StatfsOut, WriteIn, WriteOut,
+    FallocateIn, FileLock, FlushIn, ForgetIn, ForgetOne, FsyncIn, GetattrIn, GetxattrIn,
+    GetxattrOut, InHeader, InitIn, InitIn2, InterruptIn, Kstatfs, LinkIn, LkIn, LkOut, LseekIn,
+    LseekOut, MkdirIn, MknodIn, OpenIn, OpenOut, OutHeader, ReadIn, ReleaseIn, Rename2In, RenameIn,
+    SetattrIn, SetxattrIn, StatfsOut, WriteIn, WriteOut,
 };
 
 /// `FUSE_KERNEL_VERSION`.
@@ -152,6 +152,8 @@ bits! {
     FUSE_WRITE_KILL_SUIDGID: u32 = 1 << 2;
     /// FSYNC: data only.
     FUSE_FSYNC_FDATASYNC: u32 = 1 << 0;
+    /// GETLK, SETLK, SETLKW: a lock of `flock`.
+    FUSE_LK_FLOCK: u32 = 1 << 0;
     /// SETXATTR: clear set-group-id when `system.posix_acl_access` is set.
     FUSE_SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
     /// IOCTL: not limited to what the command's number says (CUSE alone).
@@ -413,6 +415,8 @@ mod tests {
             (size_of::<StatfsOut>(), 80, "fuse_statfs_out"),
             (size_of::<SetattrIn>(), 88, "fuse_setattr_in"),
             (size_of::<Dirent>(), 24, "fuse_dirent"),
+            (size_of::<LkIn>(), 48, "fuse_lk_in"),
+            (size_of::<LkOut>(), 24, "fuse_lk_out"),
         ] {
             assert_eq!(got, want, "{name}");
         }

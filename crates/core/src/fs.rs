@@ -202,6 +202,74 @@ pub enum XattrReply {
     Value(Vec<u8>),
 }
 
+/// Whose rules a lock follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LockKind {
+    /// `fcntl`: ranges of bytes of a file, held by an owner.
+    Posix,
+    /// `flock` (`FUSE_LK_FLOCK`): a whole file, held by an open file (the handle).
+    Flock,
+}
+
+/// What a lock keeps others from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LockMode {
+    /// Writing, if they lock too (`F_RDLCK`, `LOCK_SH`).
+    Read,
+    /// Reading and writing, if they lock too (`F_WRLCK`, `LOCK_EX`).
+    Write,
+}
+
+/// GETLK's and SETLK's arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockArgs {
+    /// Whose rules.
+    pub kind: LockKind,
+    /// The guest's `lock_owner`: a number that means one holder for as long as it
+    /// holds or waits for something.
+    pub owner: u64,
+    /// First byte.
+    pub start: u64,
+    /// Last byte, `i64::MAX` for the file's end wherever that is. Not below `start`.
+    pub end: u64,
+    /// What is wanted; `None` unlocks.
+    pub mode: Option<LockMode>,
+    /// Process in the guest, for whoever asks who is in the way.
+    pub pid: u32,
+}
+
+/// Answer to GETLK: a lock that is in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockFound {
+    /// First byte.
+    pub start: u64,
+    /// Last byte, inclusive.
+    pub end: u64,
+    /// What it keeps others from.
+    pub mode: LockMode,
+    /// Process in the guest that holds it; 0 when nobody in this guest does.
+    pub pid: u32,
+}
+
+/// How a SETLKW waits for what it cannot have at once.
+pub trait LockWait {
+    /// Lets the request stand over: it is answered through what this returns, and
+    /// whatever the method itself answers then is not looked at. `Ok(None)`: the
+    /// transport cannot do that, the method is to wait before it returns. To be
+    /// called once at most.
+    ///
+    /// # Errors
+    /// `ENOLCK`: too many requests stand over already.
+    fn defer(&mut self) -> FsResult<Option<Box<dyn LockAnswer>>>;
+}
+
+/// The answer to a SETLKW that stands over.
+pub trait LockAnswer: Send {
+    /// Ends the request. `false`: nobody waits for it any more, and what was locked
+    /// for it should be unlocked.
+    fn send(self: Box<Self>, result: FsResult<()>) -> bool;
+}
+
 /// A file system as FUSE sees it. See the module's text for the common rules.
 #[allow(unused_variables, clippy::too_many_arguments)]
 pub trait FileSystem: Send + Sync + 'static {
@@ -230,16 +298,25 @@ pub trait FileSystem: Send + Sync + 'static {
 
     /// INTERRUPT: the guest would rather have request `unique` (see
     /// [`Context::unique`]) fail with `EINTR` than wait for it any longer. A file
-    /// system whose operations never wait for another guest ignores it.
+    /// system whose operations never wait for another request ignores it. It may come
+    /// before the request, by another queue.
     fn interrupt(&self, unique: u64) {}
 
-    /// The device is being stopped: operations that wait for another request
-    /// give up with `EINTR`, and none begins to, until
+    /// The device is being stopped: operations that wait for another request in the
+    /// thread that called them give up with `EINTR`, and none begins to, until
     /// [`allow_waits`](FileSystem::allow_waits).
     fn interrupt_waits(&self) {}
 
     /// Ends [`interrupt_waits`](FileSystem::interrupt_waits).
     fn allow_waits(&self) {}
+
+    /// As [`Service::suspend`](crate::service::Service::suspend): requests that stand
+    /// over ([`LockWait`]) keep their place, and are not answered until
+    /// [`proceed`](FileSystem::proceed).
+    fn suspend(&self) {}
+
+    /// As [`Service::proceed`](crate::service::Service::proceed).
+    fn proceed(&self) {}
 
     /// LOOKUP.
     fn lookup(&self, ctx: &Context<'_>, parent: NodeId, name: &Name) -> FsResult<Entry> {
@@ -456,7 +533,8 @@ pub trait FileSystem: Send + Sync + 'static {
         Err(Errno::ENOSYS)
     }
 
-    /// FLUSH: one of the guest's descriptors of the handle was closed.
+    /// FLUSH: one of the guest's descriptors of the handle was closed, and with it
+    /// all that `lock_owner` has locked of the file by `fcntl`.
     fn flush(
         &self,
         ctx: &Context<'_>,
@@ -590,6 +668,29 @@ pub trait FileSystem: Send + Sync + 'static {
         command: u32,
         input: &[u8],
         output: &mut [u8],
+    ) -> FsResult<()> {
+        Err(Errno::ENOSYS)
+    }
+
+    /// GETLK: a lock in the way of what `lock` wants.
+    fn getlk(
+        &self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        lock: &LockArgs,
+    ) -> FsResult<Option<LockFound>> {
+        Err(Errno::ENOSYS)
+    }
+
+    /// SETLK, and SETLKW with `wait`: locks or unlocks.
+    fn setlk(
+        &self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        lock: &LockArgs,
+        wait: Option<&mut dyn LockWait>,
     ) -> FsResult<()> {
         Err(Errno::ENOSYS)
     }

@@ -34,6 +34,16 @@ pub trait MigrateFs: FileSystem {
     /// Something cannot be found and the policy is to abort. As `collect`.
     fn plan_restore(&self, state: FsState, session_flags: u64) -> Result<Self::Plan, String>;
 
+    /// Lets go of what this file system holds on the host and the reader of its state
+    /// must be able to have: locks. The device is stopped; what is let go stays known,
+    /// and is taken back by [`take_back`](MigrateFs::take_back) or
+    /// [`FileSystem::proceed`]. Idempotent.
+    fn let_go(&self) {}
+
+    /// Takes back what [`let_go`](MigrateFs::let_go) gave up: the state went nowhere.
+    /// What cannot be had any more is logged. Idempotent.
+    fn take_back(&self) {}
+
     /// Takes a plan over in place of everything live. Cannot fail. Answers how
     /// many objects answer with an error from now on.
     fn apply(&self, plan: Self::Plan) -> u64;

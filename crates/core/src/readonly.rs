@@ -10,8 +10,8 @@ use ferryfs_state::FsState;
 use crate::abi;
 use crate::errno::{Errno, FsResult};
 use crate::fs::{
-    AttrReply, Context, DirSink, Entry, FileSystem, InitOffer, InitWish, Kstatfs, Opened, ReadArgs,
-    SetAttr, StatxReply, WriteArgs, XattrReply,
+    AttrReply, Context, DirSink, Entry, FileSystem, InitOffer, InitWish, Kstatfs, LockArgs,
+    LockFound, LockWait, Opened, ReadArgs, SetAttr, StatxReply, WriteArgs, XattrReply,
 };
 use crate::io::{ReplyWriter, RequestReader};
 use crate::migrate::MigrateFs;
@@ -86,6 +86,14 @@ impl<F: FileSystem> FileSystem for ReadOnly<F> {
 
     fn allow_waits(&self) {
         self.inner.allow_waits();
+    }
+
+    fn suspend(&self) {
+        self.inner.suspend();
+    }
+
+    fn proceed(&self) {
+        self.inner.proceed();
     }
 
     fn lookup(&self, ctx: &Context<'_>, parent: NodeId, name: &Name) -> FsResult<Entry> {
@@ -416,6 +424,29 @@ impl<F: FileSystem> FileSystem for ReadOnly<F> {
         self.inner.ioctl(ctx, node, handle, command, input, output)
     }
 
+    // Locks change nothing in the share.
+
+    fn getlk(
+        &self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        lock: &LockArgs,
+    ) -> FsResult<Option<LockFound>> {
+        self.inner.getlk(ctx, node, handle, lock)
+    }
+
+    fn setlk(
+        &self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        lock: &LockArgs,
+        wait: Option<&mut dyn LockWait>,
+    ) -> FsResult<()> {
+        self.inner.setlk(ctx, node, handle, lock, wait)
+    }
+
     fn syncfs(&self, ctx: &Context<'_>, node: NodeId) -> FsResult<()> {
         self.inner.syncfs(ctx, node)
     }
@@ -434,6 +465,14 @@ impl<F: MigrateFs> MigrateFs for ReadOnly<F> {
 
     fn collect(&self) -> Result<FsState, String> {
         self.inner.collect()
+    }
+
+    fn let_go(&self) {
+        self.inner.let_go();
+    }
+
+    fn take_back(&self) {
+        self.inner.take_back();
     }
 
     /// Nothing is opened for writing because a state says so.

@@ -4,24 +4,71 @@ use std::io::{Read, Write};
 
 use crate::io::RequestIo;
 
+/// How a request is let stand over: answered later than its turn, and out of order.
+pub trait Later {
+    /// Lets the request that is being served stand over. `None`: as many do as may.
+    /// To be called once at most.
+    fn defer(&self) -> Option<Box<dyn Answer>>;
+}
+
+/// The answer to a request that stands over. Dropped unsent, the request is never
+/// answered.
+pub trait Answer: Send {
+    /// Ends the request with a reply that is nothing but this `fuse_out_header`.
+    /// While the device is stopped the answer is kept until it runs again.
+    ///
+    /// `false`: nobody waits for it any more, the driver has been reset.
+    fn send(self: Box<Self>, header: &[u8; 16]) -> bool;
+}
+
+/// A request that stands over, as its transport knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StandingRequest {
+    /// Index of the virtqueue.
+    pub queue: u16,
+    /// Head of the descriptor chain, which the driver cannot use for anything else
+    /// as long as it has not been answered.
+    pub head: u16,
+}
+
 /// A server of FUSE requests. One request at a time per calling thread, any
 /// number of threads.
 pub trait Service: Send + Sync + 'static {
     /// Serves one request and answers the number of bytes written to its
     /// writable half, which is 0 where no reply is due or none fits. Never
     /// panics on anything a guest sends.
+    ///
+    /// A request that must wait (for a lock) waits in the calling thread.
     fn handle<I: RequestIo>(&self, io: I) -> usize;
+
+    /// As [`Service::handle`], but a request that must wait for another is let stand
+    /// over, so that the calling thread can go on with the next. `None` then: its
+    /// answer comes through [`Later`], maybe before this returns.
+    fn handle_or_defer<I: RequestIo>(&self, io: I, later: &dyn Later) -> Option<usize> {
+        let _ = later;
+        Some(self.handle(io))
+    }
 
     /// Forgets everything a guest has: inodes, handles, the session. For a
     /// device reset and for a front-end that went away.
     fn reset(&self);
 
-    /// Makes requests that wait (for a lock) give up with `EINTR` until
+    /// Makes requests that wait in a calling thread give up with `EINTR` until
     /// [`Service::resume`]: the device is being stopped and waits for them.
     fn interrupt(&self);
 
     /// Ends [`Service::interrupt`].
     fn resume(&self);
+
+    /// The device stops. Requests that stand over go on standing over, but nothing is
+    /// done for them until [`Service::proceed`], and no answer is on its way any more
+    /// when this returns. Idempotent.
+    fn suspend(&self) {}
+
+    /// The device runs, for the first time or again: what stands over is worked on,
+    /// and what was let go for the sake of a state's reader is taken back. Called
+    /// before the first request is taken. Idempotent.
+    fn proceed(&self) {}
 }
 
 /// The state channel's view: a server whose state can cross.
@@ -39,12 +86,18 @@ pub trait Crossing: Send + Sync + 'static {
     /// Idempotent.
     fn cancel_precopy(&self);
 
-    /// Writes the whole state stream. The caller has stopped the device. The
-    /// server goes on working as before when the device is started again.
+    /// Writes the whole state stream, with the requests that stand over. The caller
+    /// has stopped the device. The server goes on working as before when the device
+    /// is started again ([`Service::proceed`]); until then it holds nothing on the
+    /// host that whoever reads the stream must be able to have, such as locks.
     ///
     /// # Errors
     /// Already logged when returned, with what cannot cross and what to do.
-    fn save(&self, out: &mut dyn Write) -> Result<SaveReport, CrossingError>;
+    fn save(
+        &self,
+        standing: &[StandingRequest],
+        out: &mut dyn Write,
+    ) -> Result<SaveReport, CrossingError>;
 
     /// Reads a whole state stream to its end and takes it over: all of it or
     /// nothing. After an error the server is as it was and can take another. A stream
@@ -68,7 +121,7 @@ pub struct SaveReport {
 }
 
 /// What was loaded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {
     /// Inodes taken over.
     pub inodes: u64,
@@ -77,6 +130,9 @@ pub struct LoadReport {
     /// Inodes and handles that could not be found and answer with an error
     /// (`--migration-on-error guest-error`).
     pub faulted: u64,
+    /// Requests that stood over at the source. Whoever has the guest's memory serves
+    /// them again when the device runs.
+    pub standing: Vec<StandingRequest>,
 }
 
 /// Why a state did not cross. The text is for an operator: it names the section,

@@ -15,6 +15,7 @@ use ferryfs_core::passthrough::{Passthrough, SetupError};
 use ferryfs_core::readonly::ReadOnly;
 use ferryfs_core::server::{CrossingConfig, Server, ServerConfig};
 use ferryfs_core::service::CrossingError;
+use ferryfs_core::service::StandingRequest;
 use ferryfs_sandbox::seccomp::{self, SeccompError};
 use ferryfs_sandbox::{raise_open_file_limit, ChildEnd, LimitError, Role, SandboxError, WaitError};
 use ferryfs_state::{error_line, Limits, Registry, StateError, WriterInfo};
@@ -315,8 +316,12 @@ fn open_state(path: &Path) -> Result<StateFile, DaemonError> {
     })
 }
 
-/// Has `server` go on with the guest whose state is in the file.
-fn restore<F: MigrateFs>(server: &Server<F>, from: StateFile) -> Result<(), DaemonError> {
+/// Has `server` go on with the guest whose state is in the file. Answers the guest's
+/// requests that stand over.
+fn restore<F: MigrateFs>(
+    server: &Server<F>,
+    from: StateFile,
+) -> Result<Vec<StandingRequest>, DaemonError> {
     let StateFile { path, file } = from;
     let report = server.restore(&mut BufReader::with_capacity(STATE_BUFFER, file));
     match report {
@@ -329,7 +334,7 @@ fn restore<F: MigrateFs>(server: &Server<F>, from: StateFile) -> Result<(), Daem
                 report.handles,
                 report.faulted
             );
-            Ok(())
+            Ok(report.standing)
         }
         Err(source) => Err(DaemonError::LoadState {
             path,
@@ -354,10 +359,9 @@ fn serve<F: MigrateFs>(
             ..ServerConfig::default()
         },
     );
-    let expecting = state_file.is_some();
-    if let Some(state_file) = state_file {
-        restore(&server, state_file)?;
-    }
+    let expected = state_file
+        .map(|state_file| restore(&server, state_file))
+        .transpose()?;
     let connection = &config.args.connection;
     let device = Device::new(
         Arc::new(server),
@@ -373,8 +377,8 @@ fn serve<F: MigrateFs>(
         },
     )
     .map_err(DaemonError::Device)?;
-    if expecting {
-        device.expect_guest();
+    if let Some(standing) = expected {
+        device.expect_guest(standing);
     }
 
     let stop = StopHandle::new().map_err(DaemonError::Start)?;

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ferryfs_core::service::{Crossing, Service};
+use ferryfs_core::service::{Crossing, Service, StandingRequest};
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures,
     VhostUserVirtioFeatures,
@@ -113,6 +113,8 @@ pub struct Device<S> {
     transfers: Transfers,
     /// The service has the state of a guest that has not come yet.
     expecting: AtomicBool,
+    /// What stands over of that guest.
+    expected: Mutex<Vec<StandingRequest>>,
     /// Held while a front-end is served.
     pub(crate) serving: Mutex<()>,
     connection: Mutex<Connection>,
@@ -151,6 +153,7 @@ impl<S: Service + Crossing> Device<S> {
             log: DirtyLog::new(),
             transfers: Transfers::default(),
             expecting: AtomicBool::new(false),
+            expected: Mutex::default(),
             serving: Mutex::default(),
             connection: Mutex::default(),
         })
@@ -173,7 +176,10 @@ impl<S: Service + Crossing> Device<S> {
     /// Until a ring of some front-end has been started, the state is kept whatever
     /// front-ends come and go, and another state is refused. Afterwards the
     /// configuration says what becomes of it.
-    pub fn expect_guest(&self) {
+    ///
+    /// `standing` are the requests that stand over according to the state.
+    pub fn expect_guest(&self, standing: Vec<StandingRequest>) {
+        *self.lock_expected() = standing;
         self.expecting.store(true, Ordering::SeqCst);
     }
 
@@ -188,7 +194,14 @@ impl<S: Service + Crossing> Device<S> {
         Ok(())
     }
 
+    fn lock_expected(&self) -> MutexGuard<'_, Vec<StandingRequest>> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn set_rings(&self, rings: Arc<Rings>) {
+        if self.expects_guest() {
+            rings.adopt(&self.lock_expected());
+        }
         self.connection().rings = Some(rings);
     }
 
@@ -264,9 +277,17 @@ impl<S: Service + Crossing> Device<S> {
                 Direction::Save => {
                     // What precopy was told is done in the background.
                     precopy.wait();
-                    save(&*service, channel)
+                    save(&*service, &held.0.standing(), channel)
                 }
-                Direction::Load => load(&*service, channel, external),
+                Direction::Load => {
+                    let loaded = load(&*service, channel, external);
+                    // One that was given its state has what stood over from there.
+                    loaded.map(|standing| {
+                        if !external {
+                            held.0.adopt(&standing);
+                        }
+                    })
+                }
             };
             drop(held);
             outcome
@@ -291,9 +312,13 @@ impl Drop for Held {
     }
 }
 
-fn save<S: Crossing>(service: &S, channel: Channel) -> io::Result<()> {
+fn save<S: Crossing>(
+    service: &S,
+    standing: &[StandingRequest],
+    channel: Channel,
+) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(CHANNEL_BUFFER, channel);
-    match service.save(&mut out) {
+    match service.save(standing, &mut out) {
         Ok(report) => out.flush().inspect_err(|e| {
             log::error!(
                 "device state not saved: {e} before the last of its {} bytes",
@@ -309,7 +334,11 @@ fn save<S: Crossing>(service: &S, channel: Channel) -> io::Result<()> {
 }
 
 /// Loads what comes through `channel`: with `external` nothing may.
-fn load<S: Crossing>(service: &S, channel: Channel, external: bool) -> io::Result<()> {
+fn load<S: Crossing>(
+    service: &S,
+    channel: Channel,
+    external: bool,
+) -> io::Result<Vec<StandingRequest>> {
     let mut input = BufReader::with_capacity(CHANNEL_BUFFER, channel);
     if external && !input.fill_buf()?.is_empty() {
         let why = "state not loaded, this daemon is as it was: it was given its guest's state at \
@@ -318,7 +347,10 @@ fn load<S: Crossing>(service: &S, channel: Channel, external: bool) -> io::Resul
         log::error!("{why}");
         return Err(io::Error::other(why));
     }
-    service.load(&mut input).map(drop).map_err(io::Error::other)
+    service
+        .load(&mut input)
+        .map(|report| report.standing)
+        .map_err(io::Error::other)
 }
 
 impl<S: Service + Crossing> VhostUserBackend for Device<S> {

@@ -22,6 +22,7 @@
 //! until the driver sets it up again, and a message that cannot be obeyed ends the
 //! connection at worst.
 
+mod chain;
 mod device;
 mod dirty_log;
 mod precopy;
@@ -31,6 +32,7 @@ pub mod relay;
 mod rfc_state;
 mod serve;
 mod socket;
+mod standing;
 mod stop;
 mod transfer;
 mod vet;

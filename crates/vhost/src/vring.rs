@@ -4,6 +4,8 @@
 //! - *Drain*: when a ring is stopped (`GET_VRING_BASE`) or disabled, the request
 //!   that its thread is serving is waited for. Afterwards the available and used
 //!   indices agree and nothing of this queue is written to guest memory.
+//! - *Requests that stand over*: answered later and out of order, maybe after the ring
+//!   has been stopped and started, here or on another daemon.
 //! - *Self-kick*: a ring that is started finds what the driver had queued before,
 //!   such as requests that a migration's source had not yet taken.
 //! - *Ring faults*: a ring whose indices make no sense is left alone until it is
@@ -23,9 +25,11 @@ use vhost_user_backend::{VringMutex, VringStateGuard, VringStateMutGuard, VringT
 use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
-use ferryfs_core::service::Service;
+use ferryfs_core::service::{Service, StandingRequest};
 
+use crate::chain::Table;
 use crate::dirty_log::LogBitmap;
+use crate::standing::{How, Standing};
 
 /// Guest memory as the device maps it.
 pub type GuestMem = GuestMemoryMmap<LogBitmap>;
@@ -44,6 +48,8 @@ const AVAIL_F_NO_INTERRUPT: u16 = 1;
 pub(crate) trait Waiters: Send + Sync {
     fn interrupt(&self);
     fn resume(&self);
+    fn suspend(&self);
+    fn proceed(&self);
 }
 
 impl<S: Service> Waiters for S {
@@ -53,6 +59,12 @@ impl<S: Service> Waiters for S {
     fn resume(&self) {
         Service::resume(self);
     }
+    fn suspend(&self) {
+        Service::suspend(self);
+    }
+    fn proceed(&self) {
+        Service::proceed(self);
+    }
 }
 
 /// What all rings of a connection share.
@@ -60,7 +72,10 @@ pub(crate) struct RingControl {
     waiters: Arc<dyn Waiters>,
     interruptions: Mutex<usize>,
     /// No request is taken while set: the server's state is being saved or loaded.
+    /// Changes under the lock of `running` only.
     held: AtomicBool,
+    /// A bit for each ring that is started and enabled.
+    running: Mutex<u64>,
 }
 
 impl RingControl {
@@ -69,7 +84,55 @@ impl RingControl {
             waiters,
             interruptions: Mutex::new(0),
             held: AtomicBool::new(false),
+            running: Mutex::new(0),
         })
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, u64> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ring `index` is about to run.
+    fn starts(&self, index: usize) {
+        let mut running = self.running();
+        *running |= 1 << index;
+        // Otherwise once the transfer is over.
+        if !self.held.load(Ordering::SeqCst) {
+            self.waiters.proceed();
+        }
+    }
+
+    /// Ring `index` is about to stop, and nothing shall be answered while it does.
+    fn stops(&self, index: usize) -> bool {
+        let running = self.running();
+        let ran = *running & 1 << index != 0;
+        if ran {
+            self.waiters.suspend();
+        }
+        ran
+    }
+
+    /// Ring `index`, which ran, has stopped.
+    fn stopped(&self, index: usize) {
+        let mut running = self.running();
+        *running &= !(1 << index);
+        // A device of which only one queue is stopped goes on.
+        if *running != 0 && !self.held.load(Ordering::SeqCst) {
+            self.waiters.proceed();
+        }
+    }
+
+    fn hold(&self) {
+        let _running = self.running();
+        self.held.store(true, Ordering::SeqCst);
+    }
+
+    fn release(&self) {
+        let running = self.running();
+        if *running != 0 {
+            self.waiters.proceed();
+        }
+        self.held.store(false, Ordering::SeqCst);
     }
 
     /// Makes requests that wait give up until the answer is dropped. Nests.
@@ -150,25 +213,62 @@ impl Rings {
 
     /// Holds all requests back until [`Rings::release`]. Requests in service go on.
     pub(crate) fn hold(&self) {
-        self.control.held.store(true, Ordering::SeqCst);
+        self.control.hold();
     }
 
     /// Ends [`Rings::hold`], and looks at what came meanwhile.
     pub(crate) fn release(&self) {
-        self.control.held.store(false, Ordering::SeqCst);
+        self.control.release();
         for vring in &self.rings {
             vring.self_kick();
         }
     }
 
-    /// Stops all rings and waits for what they are serving.
+    /// The requests that stand over.
+    pub(crate) fn standing(&self) -> Vec<StandingRequest> {
+        let mut all = Vec::new();
+        for vring in &self.rings {
+            let standing = vring.ring.standing.lock();
+            all.extend(standing.heads().map(|head| StandingRequest {
+                queue: vring.ring.index as u16,
+                head,
+            }));
+        }
+        all
+    }
+
+    /// Takes requests over that stood over on another daemon. The rings are stopped.
+    pub(crate) fn adopt(&self, requests: &[StandingRequest]) {
+        for vring in &self.rings {
+            let queue = vring.ring.index as u16;
+            let heads = requests.iter().filter(|request| request.queue == queue);
+            let mut standing = vring.ring.standing.lock();
+            standing.adopt(heads.map(|request| request.head));
+            vring.ring.standing.ready.store(true, Ordering::Relaxed);
+        }
+        let beyond = |request: &&StandingRequest| usize::from(request.queue) >= self.rings.len();
+        if let Some(lost) = requests.iter().find(beyond) {
+            log::error!(
+                "a request of queue {} stood over at the source, and this daemon has {} queues: \
+                 it is never answered; start it with as many --request-queues",
+                lost.queue,
+                self.rings.len()
+            );
+        }
+    }
+
+    /// Stops all rings for good: waits for what they are serving, and forgets what
+    /// stands over.
     pub(crate) fn stop_all(&self) {
         // All first, so that none starts another request while one is waited for.
         for vring in &self.rings {
+            self.control.stops(vring.ring.index);
             vring.inner.set_queue_ready(false);
         }
+        *self.control.running() = 0;
         for vring in &self.rings {
             vring.drain();
+            vring.ring.standing.lock().clear();
         }
     }
 }
@@ -199,6 +299,10 @@ struct Ring {
     complained: AtomicBool,
     /// It was started and enabled at some time.
     ran: AtomicBool,
+    standing: Standing,
+    /// Whether the ring runs, or ran and was not stopped, so that its indices are its
+    /// own business.
+    in_use: AtomicBool,
 }
 
 /// A request that has been served: its head and how many bytes were written.
@@ -224,6 +328,115 @@ impl Vring {
     fn note_start(&self) {
         if self.is_running() {
             self.ring.ran.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Where its descriptors are.
+    pub(crate) fn table(&self) -> Table {
+        let state = self.inner.get_ref();
+        table_of(state.get_queue())
+    }
+
+    /// Its requests that stand over.
+    pub(crate) fn standing(&self) -> &Standing {
+        &self.ring.standing
+    }
+
+    /// Answers a request that stands over; while the ring is stopped, keeps the answer.
+    /// `false`: there is no such request any more.
+    pub(crate) fn answer(&self, token: u64, header: [u8; 16]) -> bool {
+        let mut state = self.inner.get_mut();
+        let mut standing = self.ring.standing.lock();
+        if !self.may_take(state.is_enabled(), state.get_queue()) {
+            let kept = standing.keep(token, header);
+            self.ring.standing.ready.store(true, Ordering::Relaxed);
+            return kept;
+        }
+        let Some(entry) = standing.take(token) else {
+            return false;
+        };
+        drop(standing);
+        self.answer_with(&mut state, entry.head, &header);
+        true
+    }
+
+    /// Completes the request with `head`, which stood over.
+    fn answer_with(&self, state: &mut State<'_>, head: u16, reply: &[u8]) {
+        let mem = self.mem.memory();
+        let chain = table_of(state.get_queue()).chain(&mem, head);
+        let len = chain.map_or(0, |chain| chain.write(&mem, reply));
+        self.publish(state, &mem, Served { head, len });
+    }
+
+    /// Sends answers that came while the ring was stopped, and takes the next request
+    /// that is to be served again, which is in service then.
+    pub(crate) fn take_again(&self) -> Option<u16> {
+        if !self.ring.standing.ready.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut state = self.inner.get_mut();
+        while self.may_take(state.is_enabled(), state.get_queue()) {
+            let entry = self.ring.standing.lock().take_ready();
+            let Some(entry) = entry else {
+                self.ring.standing.ready.store(false, Ordering::Relaxed);
+                return None;
+            };
+            if let How::Answered(header) = entry.how {
+                self.answer_with(&mut state, entry.head, &header);
+            } else {
+                self.ring.busy.store(true, Ordering::SeqCst);
+                return Some(entry.head);
+            }
+        }
+        None
+    }
+
+    /// Completes what [`Vring::take_again`] gave, unless it stands over again.
+    pub(crate) fn finish_again(&self, head: u16, reply: &[u8]) {
+        self.answer_with(&mut self.inner.get_mut(), head, reply);
+    }
+
+    /// Whether the front-end goes on with the ring where it was left: then as many
+    /// requests have been taken and not answered as stand over. A driver that has been
+    /// reset begins at 0, and has forgotten them.
+    fn settle_standing(&self) {
+        if self.ring.in_use.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let state = self.inner.get_ref();
+        let (base, used) = (
+            state.get_queue().next_avail(),
+            state.get_queue().next_used(),
+        );
+        let mut standing = self.ring.standing.lock();
+        let count = standing.len();
+        if count != 0 && usize::from(base.wrapping_sub(used)) != count {
+            log::info!(
+                "queue {}: {count} requests that stood over are forgotten: the ring goes on at \
+                 {base} with {used} used, so its driver has been reset",
+                self.ring.index
+            );
+            standing.clear();
+        }
+    }
+
+    /// The ring begins to run.
+    fn starts(&self) {
+        self.settle_standing();
+        if let Some(control) = &self.ring.control {
+            control.starts(self.ring.index);
+        }
+    }
+
+    /// Stops the ring by `stop`, and waits for what is in service.
+    fn stop_by(&self, stop: impl FnOnce()) {
+        let control = self.ring.control.as_ref();
+        let ran = control.filter(|control| control.stops(self.ring.index));
+        stop();
+        self.drain();
+        self.ring.in_use.store(false, Ordering::SeqCst);
+        if let Some(control) = ran {
+            control.stopped(self.ring.index);
         }
     }
 
@@ -260,31 +473,7 @@ impl Vring {
     ) -> Option<DescriptorChain<&'m GuestMem>> {
         let mut state = self.inner.get_mut();
         if let Some(served) = served {
-            let queue = state.get_queue_mut();
-            let told = queue
-                .add_used(mem, served.head, served.len)
-                .and_then(|()| wants_interrupt(queue, mem));
-            match told {
-                Ok(true) => {
-                    if let Err(e) = state.signal_used_queue() {
-                        log::warn!(
-                            "queue {}: failed to signal the driver: {e}",
-                            self.ring.index
-                        );
-                    }
-                }
-                Ok(false) => {}
-                Err(QueueError::InvalidDescriptorIndex) => {
-                    if self.may_complain() {
-                        log::warn!(
-                            "queue {}: driver offers descriptor {}, beyond its table: ignored",
-                            self.ring.index,
-                            served.head
-                        );
-                    }
-                }
-                Err(e) => self.fault(&e),
-            }
+            self.publish(&mut state, mem, served);
         }
         let mut looked_again = false;
         while self.may_take(state.is_enabled(), state.get_queue()) {
@@ -326,6 +515,35 @@ impl Vring {
             self.ring.idle.notify_all();
         }
         None
+    }
+
+    /// Puts a completion into the used ring, and tells the driver if it wants to know.
+    fn publish(&self, state: &mut State<'_>, mem: &GuestMem, served: Served) {
+        let queue = state.get_queue_mut();
+        let told = queue
+            .add_used(mem, served.head, served.len)
+            .and_then(|()| wants_interrupt(queue, mem));
+        match told {
+            Ok(true) => {
+                if let Err(e) = state.signal_used_queue() {
+                    log::warn!(
+                        "queue {}: failed to signal the driver: {e}",
+                        self.ring.index
+                    );
+                }
+            }
+            Ok(false) => {}
+            Err(QueueError::InvalidDescriptorIndex) => {
+                if self.may_complain() {
+                    log::warn!(
+                        "queue {}: driver offers descriptor {}, beyond its table: ignored",
+                        self.ring.index,
+                        served.head
+                    );
+                }
+            }
+            Err(e) => self.fault(&e),
+        }
     }
 
     fn may_take(&self, enabled: bool, queue: &Queue) -> bool {
@@ -384,6 +602,16 @@ impl Vring {
         if let Some(kick) = state.get_kick() {
             kick_fd(kick.as_raw_fd());
         }
+    }
+}
+
+/// A ring under its lock.
+type State<'a> = <VringMutex<Mem> as VringStateMutGuard<'a, Mem>>::G;
+
+fn table_of(queue: &Queue) -> Table {
+    Table {
+        address: queue.desc_table(),
+        size: queue.size(),
     }
 }
 
@@ -489,14 +717,17 @@ impl VringT<Mem> for Vring {
     }
 
     fn set_enabled(&self, enabled: bool) {
-        self.inner.set_enabled(enabled);
-        if enabled {
-            self.note_start();
-            // A kick may have been taken while the ring was disabled.
-            self.self_kick();
-        } else {
-            self.drain();
+        if !enabled {
+            self.stop_by(|| self.inner.set_enabled(false));
+            return;
         }
+        if self.inner.get_ref().get_queue().ready() {
+            self.starts();
+        }
+        self.inner.set_enabled(true);
+        self.note_start();
+        // A kick may have been taken while the ring was disabled.
+        self.self_kick();
     }
 
     fn set_queue_info(
@@ -540,12 +771,17 @@ impl VringT<Mem> for Vring {
     }
 
     fn set_queue_ready(&self, ready: bool) {
-        self.inner.set_queue_ready(ready);
-        if ready {
-            self.note_start();
-        } else {
-            self.drain();
+        if !ready {
+            self.stop_by(|| self.inner.set_queue_ready(false));
+            return;
         }
+        if self.inner.get_ref().is_enabled() {
+            self.starts();
+        } else {
+            self.settle_standing();
+        }
+        self.inner.set_queue_ready(true);
+        self.note_start();
     }
 
     fn set_kick(&self, file: Option<File>) {

@@ -5,14 +5,14 @@ use std::fmt;
 use std::io::{self, Read, Write};
 
 use ferryfs_state::{
-    error_line, read_state, FsState, Limits, Registry, Session, State, StateError, StateWriter,
-    WriteOptions, WriterInfo,
+    error_line, read_state, FsState, Limits, Registry, Request, Session, State, StateError,
+    StateWriter, WriteOptions, WriterInfo,
 };
 
 use super::{init, Server};
 use crate::abi::init_flag_names;
 use crate::migrate::MigrateFs;
-use crate::service::{Crossing, CrossingError, LoadReport, SaveReport};
+use crate::service::{Crossing, CrossingError, LoadReport, SaveReport, StandingRequest};
 
 /// How a server's state is written, and what it can read.
 #[derive(Clone)]
@@ -66,7 +66,11 @@ impl fmt::Debug for CrossingConfig {
 }
 
 impl<F: MigrateFs> Server<F> {
-    fn save_state(&self, out: &mut dyn Write) -> Result<SaveReport, CrossingError> {
+    fn save_state(
+        &self,
+        standing: &[StandingRequest],
+        out: &mut dyn Write,
+    ) -> Result<SaveReport, CrossingError> {
         let config = self.config.crossing.as_ref().ok_or_else(|| {
             CrossingError::Collect("this server was built with no state format".into())
         })?;
@@ -80,11 +84,18 @@ impl<F: MigrateFs> Server<F> {
                 ..FsState::default()
             };
         }
+        fs.requests = standing
+            .iter()
+            .map(|&StandingRequest { queue, head }| Request { queue, head })
+            .collect();
         let state = State { session, fs };
+        // Before whoever reads the stream can have all of it.
+        self.fs.let_go();
         let (bytes, losses) = config
             .format
             .write_with(&state, &config.writer, &config.options, out)
-            .map_err(CrossingError::Write)?;
+            .map_err(CrossingError::Write)
+            .inspect_err(|_| self.fs.take_back())?;
         for loss in losses.iter() {
             let target = config.options.target(&config.format);
             log::warn!("left out of {target}: {loss}");
@@ -122,6 +133,11 @@ impl<F: MigrateFs> Server<F> {
             inodes: fs.inodes.len() as u64,
             handles: fs.handles.len() as u64,
             faulted: 0,
+            standing: fs
+                .requests
+                .iter()
+                .map(|&Request { queue, head }| StandingRequest { queue, head })
+                .collect(),
         };
         let plan = self
             .fs
@@ -157,8 +173,12 @@ impl<F: MigrateFs> Crossing for Server<F> {
         self.fs.cancel_precopy();
     }
 
-    fn save(&self, out: &mut dyn Write) -> Result<SaveReport, CrossingError> {
-        match self.save_state(out) {
+    fn save(
+        &self,
+        standing: &[StandingRequest],
+        out: &mut dyn Write,
+    ) -> Result<SaveReport, CrossingError> {
+        match self.save_state(standing, out) {
             Ok(report) => {
                 log::info!(
                     "state saved: {} bytes, {} inodes, {} handles",

@@ -33,9 +33,11 @@ pub(super) const SERVED: u64 = FUSE_ASYNC_READ
     | FUSE_CREATE_SUPP_GROUP;
 
 /// What a file system may wish for: its behaviour, no operations or messages that
-/// the dispatcher does not have (locks, ioctl, notifications, DAX, lookups of
-/// `.` and `..`, transports other than this).
-const CARRIED: u64 = FUSE_DONT_MASK
+/// the dispatcher does not have (ioctl, notifications, DAX, lookups of `.` and `..`,
+/// transports other than this).
+const CARRIED: u64 = FUSE_POSIX_LOCKS
+    | FUSE_FLOCK_LOCKS
+    | FUSE_DONT_MASK
     | FUSE_AUTO_INVAL_DATA
     | FUSE_DO_READDIRPLUS
     | FUSE_READDIRPLUS_AUTO

@@ -27,6 +27,7 @@ mod data;
 mod directory;
 mod extensions;
 mod init;
+mod lock;
 mod namespace;
 mod session;
 mod xattr;
@@ -43,7 +44,7 @@ use crate::abi::*;
 use crate::errno::{Errno, FsResult};
 use crate::fs::FileSystem;
 use crate::io::{ReplyWriter, RequestIo, RequestReader};
-use crate::service::Service;
+use crate::service::{Later, Service};
 
 use call::Call;
 pub use crossing::CrossingConfig;
@@ -118,17 +119,18 @@ impl<F: FileSystem> Server<F> {
         self.fs.destroy();
     }
 
-    /// Decodes the header and serves the request. The outer `None`: no reply.
+    /// Decodes the header and serves the request.
     fn serve(
         &self,
         reader: &mut dyn RequestReader,
         out: &mut dyn ReplyWriter,
         can_reply: bool,
-    ) -> Option<(u64, FsResult<()>)> {
+        later: Option<&dyn Later>,
+    ) -> Outcome {
         let mut header = InHeader::default();
         if reader.read_exact(header.as_mut_slice()).is_err() {
             log::debug!("request ignored: shorter than a fuse_in_header");
-            return None;
+            return Outcome::NoReply;
         }
         let reply_due = !matches!(
             header.opcode,
@@ -142,9 +144,13 @@ impl<F: FileSystem> Server<F> {
                 header.unique,
                 header.opcode
             );
-            return None;
+            return Outcome::NoReply;
         }
-        let result = self.check_and_dispatch(header, reader, out);
+        let mut stands_over = false;
+        let result = self.check_and_dispatch(header, reader, out, later, &mut stands_over);
+        if stands_over {
+            return Outcome::StandsOver;
+        }
         if let Err(errno @ (Errno::EINVAL | Errno::E2BIG | Errno::ENOTCONN)) = result {
             log::trace!(
                 "request {}: {} of nodeid {} fails: {errno:?}",
@@ -153,7 +159,10 @@ impl<F: FileSystem> Server<F> {
                 header.nodeid
             );
         }
-        (reply_due && can_reply).then_some((header.unique, result))
+        match reply_due && can_reply {
+            true => Outcome::Reply(header.unique, result),
+            false => Outcome::NoReply,
+        }
     }
 
     fn check_and_dispatch(
@@ -161,6 +170,8 @@ impl<F: FileSystem> Server<F> {
         header: InHeader,
         reader: &mut dyn RequestReader,
         out: &mut dyn ReplyWriter,
+        later: Option<&dyn Later>,
+        stands_over: &mut bool,
     ) -> FsResult<()> {
         let body = (header.len as usize)
             .checked_sub(IN_HEADER_LEN)
@@ -175,7 +186,11 @@ impl<F: FileSystem> Server<F> {
             None => return Err(Errno::ENOTCONN),
         };
         let mut call = Call::new(header, reader, body, out, flags, guest_minor);
-        self.dispatch(&mut call)
+        match header.opcode {
+            // The one operation that waits for another request.
+            FUSE_SETLKW => self.setlkw(&mut call, later, stands_over),
+            _ => self.dispatch(&mut call),
+        }
     }
 
     fn dispatch(&self, call: &mut Call<'_>) -> FsResult<()> {
@@ -208,6 +223,8 @@ impl<F: FileSystem> Server<F> {
             FUSE_READDIR => self.readdir(call, false),
             FUSE_RELEASEDIR => self.releasedir(call),
             FUSE_FSYNCDIR => self.fsyncdir(call),
+            FUSE_GETLK => self.getlk(call),
+            FUSE_SETLK => self.setlk(call),
             FUSE_ACCESS => self.access(call),
             FUSE_CREATE => self.create(call),
             FUSE_INTERRUPT => {
@@ -235,30 +252,58 @@ impl<F: FileSystem> Server<F> {
     }
 }
 
-impl<F: FileSystem> Service for Server<F> {
-    fn handle<I: RequestIo>(&self, mut io: I) -> usize {
+/// What became of a request.
+enum Outcome {
+    NoReply,
+    Reply(u64, FsResult<()>),
+    /// It is answered later.
+    StandsOver,
+}
+
+/// The header of a reply with `body` bytes behind it.
+fn out_header(unique: u64, result: FsResult<()>, body: usize) -> [u8; OUT_HEADER_LEN] {
+    let (body, error) = match result {
+        Ok(()) => (body, 0),
+        Err(errno) => (0, -errno.raw()),
+    };
+    let mut header = [0; OUT_HEADER_LEN];
+    header.copy_from_slice(
+        OutHeader {
+            // A reply is in guest memory that one chain names, at most 4 GiB;
+            // what the file system may put there is bounded far below.
+            len: (OUT_HEADER_LEN + body) as u32,
+            error,
+            unique,
+        }
+        .as_slice(),
+    );
+    header
+}
+
+impl<F: FileSystem> Server<F> {
+    fn serve_io<I: RequestIo>(&self, mut io: I, later: Option<&dyn Later>) -> Option<usize> {
         let can_reply = io.can_reply();
         let (reader, out) = io.split();
         let room = out.remaining();
-        let Some((unique, result)) = self.serve(reader, out, can_reply) else {
-            return 0;
-        };
-        let (body, error) = match result {
-            Ok(()) => (room - io.body().remaining(), 0),
-            Err(errno) => (0, -errno.raw()),
-        };
-        let mut header = [0; OUT_HEADER_LEN];
-        header.copy_from_slice(
-            OutHeader {
-                // A reply is in guest memory that one chain names, at most 4 GiB;
-                // what the file system may put there is bounded far below.
-                len: (OUT_HEADER_LEN + body) as u32,
-                error,
-                unique,
+        match self.serve(reader, out, can_reply, later) {
+            Outcome::NoReply => Some(0),
+            Outcome::StandsOver => None,
+            Outcome::Reply(unique, result) => {
+                let body = room - io.body().remaining();
+                let header = out_header(unique, result, body);
+                Some(io.finish(&header).unwrap_or(0))
             }
-            .as_slice(),
-        );
-        io.finish(&header).unwrap_or(0)
+        }
+    }
+}
+
+impl<F: FileSystem> Service for Server<F> {
+    fn handle<I: RequestIo>(&self, io: I) -> usize {
+        self.serve_io(io, None).unwrap_or(0)
+    }
+
+    fn handle_or_defer<I: RequestIo>(&self, io: I, later: &dyn Later) -> Option<usize> {
+        self.serve_io(io, Some(later))
     }
 
     fn reset(&self) {
@@ -271,5 +316,13 @@ impl<F: FileSystem> Service for Server<F> {
 
     fn resume(&self) {
         self.fs.allow_waits();
+    }
+
+    fn suspend(&self) {
+        self.fs.suspend();
+    }
+
+    fn proceed(&self) {
+        self.fs.proceed();
     }
 }

@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::sync::{Condvar, Mutex};
 
 use ferryfs_core::io::{ReplyWriter, RequestIo, RequestReader};
-use ferryfs_core::service::{Crossing, CrossingError, LoadReport, SaveReport, Service};
+use ferryfs_core::service::{
+    Answer, Crossing, CrossingError, Later, LoadReport, SaveReport, Service, StandingRequest,
+};
 
 /// A request.
 #[derive(Clone, Debug)]
@@ -17,6 +19,10 @@ pub enum Op {
     Wait,
     /// Waits to be released, whatever happens.
     Insist,
+    /// Stands over, or answers ENOLCK where it cannot.
+    Defer,
+    /// Stands over, and panics.
+    DeferAndPanic,
     /// Panics.
     Panic,
 }
@@ -28,6 +34,8 @@ impl Op {
             Op::Fill(len) => [b"f", &len.to_ne_bytes()[..]].concat(),
             Op::Wait => b"w".to_vec(),
             Op::Insist => b"i".to_vec(),
+            Op::Defer => b"d".to_vec(),
+            Op::DeferAndPanic => b"D".to_vec(),
             Op::Panic => b"p".to_vec(),
         }
     }
@@ -41,6 +49,11 @@ pub struct State {
     pub waiting: usize,
     pub released: usize,
     interrupted: bool,
+    /// Answers to what stands over.
+    pub deferred: Vec<Box<dyn Answer>>,
+    pub suspended: bool,
+    /// What stood over when the state was saved, or does on the one that is loaded.
+    pub standing: Vec<StandingRequest>,
     /// What save writes, and where load puts what it reads.
     pub stream: Vec<u8>,
     pub saving_fails: bool,
@@ -90,28 +103,36 @@ impl Scripted {
 }
 
 impl Service for Scripted {
-    fn handle<I: RequestIo>(&self, mut io: I) -> usize {
-        self.with(|s| s.requests += 1);
-        let mut request = vec![0; io.reader().remaining()];
-        io.reader().read_exact(&mut request).unwrap();
-        let (error, body) = match request.split_first() {
-            Some((b'e', bytes)) => (0, bytes.to_vec()),
-            Some((b'f', len)) => {
-                let len = u32::from_ne_bytes(len.try_into().unwrap());
-                (0, vec![0xab; len as usize])
-            }
-            Some((b'w', _)) => (self.block(true), Vec::new()),
-            Some((b'i', _)) => (self.block(false), Vec::new()),
-            Some((b'p', _)) => panic!("a request asks for it"),
-            _ => return 0,
-        };
-        if !io.can_reply() || io.body().write_all(&body).is_err() {
-            return 0;
+    fn handle_or_defer<I: RequestIo>(&self, mut io: I, later: &dyn Later) -> Option<usize> {
+        let mut first = [0];
+        let peeked = io.reader().remaining() == 1 && io.reader().read_exact(&mut first).is_ok();
+        if !peeked || !matches!(first[0], b'd' | b'D') {
+            return Some(self.serve(io, if peeked { first.to_vec() } else { Vec::new() }));
         }
-        let mut header = [0; 16];
-        header[..4].copy_from_slice(&(16 + body.len() as u32).to_ne_bytes());
-        header[4..8].copy_from_slice(&i32::to_ne_bytes(error));
-        io.finish(&header).unwrap()
+        self.with(|s| s.requests += 1);
+        match later.defer() {
+            Some(answer) => {
+                self.with(|s| s.deferred.push(answer));
+                assert_ne!(first[0], b'D', "a request asks for it");
+                None
+            }
+            None => {
+                let header = Scripted::header(-libc::ENOLCK, 0);
+                Some(io.finish(&header).unwrap())
+            }
+        }
+    }
+
+    fn suspend(&self) {
+        self.with(|s| s.suspended = true);
+    }
+
+    fn proceed(&self) {
+        self.with(|s| s.suspended = false);
+    }
+
+    fn handle<I: RequestIo>(&self, io: I) -> usize {
+        self.serve(io, Vec::new())
     }
 
     fn reset(&self) {
@@ -133,6 +154,44 @@ impl Service for Scripted {
     }
 }
 
+impl Scripted {
+    /// Answers the first request that stands over; whether somebody waited for it.
+    pub fn answer(&self, error: i32) -> bool {
+        let answer = self.with(|s| s.deferred.remove(0));
+        answer.send(&Scripted::header(error, 0))
+    }
+
+    fn header(error: i32, body: usize) -> [u8; 16] {
+        let mut header = [0; 16];
+        header[..4].copy_from_slice(&(16 + body as u32).to_ne_bytes());
+        header[4..8].copy_from_slice(&i32::to_ne_bytes(error));
+        header
+    }
+
+    /// `taken` are the bytes of the request that have been read.
+    fn serve<I: RequestIo>(&self, mut io: I, taken: Vec<u8>) -> usize {
+        self.with(|s| s.requests += 1);
+        let mut rest = vec![0; io.reader().remaining()];
+        io.reader().read_exact(&mut rest).unwrap();
+        let request = [taken, rest].concat();
+        let (error, body) = match request.split_first() {
+            Some((b'e', bytes)) => (0, bytes.to_vec()),
+            Some((b'f', len)) => {
+                let len = u32::from_ne_bytes(len.try_into().unwrap());
+                (0, vec![0xab; len as usize])
+            }
+            Some((b'w', _)) => (self.block(true), Vec::new()),
+            Some((b'i', _)) => (self.block(false), Vec::new()),
+            Some((b'p', _)) => panic!("a request asks for it"),
+            _ => return 0,
+        };
+        if !io.can_reply() || io.body().write_all(&body).is_err() {
+            return 0;
+        }
+        io.finish(&Scripted::header(error, body.len())).unwrap()
+    }
+}
+
 impl Crossing for Scripted {
     fn begin_precopy(&self) {
         self.with(|s| s.calls.push("begin"));
@@ -143,10 +202,15 @@ impl Crossing for Scripted {
         self.with(|s| s.calls.push("cancel"));
     }
 
-    fn save(&self, out: &mut dyn Write) -> Result<SaveReport, CrossingError> {
+    fn save(
+        &self,
+        standing: &[StandingRequest],
+        out: &mut dyn Write,
+    ) -> Result<SaveReport, CrossingError> {
         self.block_while(|s| s.save_is_slow);
         let (stream, fails) = self.with(|s| {
             s.calls.push("save");
+            s.standing = standing.to_vec();
             (s.stream.clone(), s.saving_fails)
         });
         if fails {
@@ -172,7 +236,13 @@ impl Crossing for Scripted {
         if stream.starts_with(b"corrupt") {
             return Err(CrossingError::Restore("told to fail".into()));
         }
-        self.with(|s| s.stream = stream);
-        Ok(LoadReport::default())
+        let standing = self.with(|s| {
+            s.stream = stream;
+            s.standing.clone()
+        });
+        Ok(LoadReport {
+            standing,
+            ..LoadReport::default()
+        })
     }
 }

@@ -66,7 +66,7 @@ fn source(flags: u64) -> Server<Mock> {
 
 fn saved(server: &Server<Mock>) -> Vec<u8> {
     let mut stream = Vec::new();
-    let report = server.save(&mut stream).unwrap();
+    let report = server.save(&[], &mut stream).unwrap();
     assert_eq!(report.bytes, stream.len() as u64);
     stream
 }
@@ -83,7 +83,8 @@ fn session_and_file_system_arrive_as_they_were() {
             LoadReport {
                 inodes: 2,
                 handles: 1,
-                faulted: 1
+                faulted: 1,
+                standing: Vec::new(),
             }
         );
         let session = source.session().unwrap();
@@ -200,10 +201,10 @@ fn a_session_that_nothing_here_serves_is_refused() {
     let source = source(ALL_FLAGS);
     let mut session = source.session.lock();
     let mut newer = (*session).clone().unwrap();
-    newer.flags |= FUSE_POSIX_LOCKS;
+    newer.flags |= FUSE_EXPORT_SUPPORT;
     session.set(Some(newer));
     drop(session);
-    assert_refused(&fresh(), &saved(&source), "uses FUSE_POSIX_LOCKS");
+    assert_refused(&fresh(), &saved(&source), "uses FUSE_EXPORT_SUPPORT");
 }
 
 #[test]
@@ -249,7 +250,7 @@ fn a_state_that_no_reader_would_take_does_not_leave() {
     let source = source(ALL_FLAGS);
     source.fs().state.lock().unwrap().handles[0].inode = 99;
     let mut stream = Vec::new();
-    let error = source.save(&mut stream).unwrap_err();
+    let error = source.save(&[], &mut stream).unwrap_err();
     assert!(matches!(error, CrossingError::Write(_)));
     assert!(error_line(&error).contains("99"), "{}", error_line(&error));
     assert!(stream.is_empty());
@@ -273,14 +274,14 @@ fn a_channel_that_breaks_fails_the_save_and_the_load() {
     }
     let server = source(ALL_FLAGS);
     assert!(matches!(
-        server.save(&mut Broken),
+        server.save(&[], &mut Broken),
         Err(CrossingError::Write(_))
     ));
     assert!(matches!(
         server.load(&mut Broken),
         Err(CrossingError::Read(_))
     ));
-    let report = server.save(&mut io::sink()).unwrap();
+    let report = server.save(&[], &mut io::sink()).unwrap();
     assert!(matches!(
         report,
         SaveReport {
@@ -294,7 +295,7 @@ fn a_channel_that_breaks_fails_the_save_and_the_load() {
 #[test]
 fn a_server_without_a_format_says_so() {
     let server = server();
-    assert!(server.save(&mut io::sink()).is_err());
+    assert!(server.save(&[], &mut io::sink()).is_err());
     assert!(server.load(&mut io::empty()).is_err());
     let registry = Registry::new().with(Postcard);
     let writer = WriterInfo::new("test", "1");

@@ -372,6 +372,33 @@ pub(super) fn examples() -> Vec<Example> {
             &[&u32s(&[0; 4]), b"!!!!"],
         ),
         example(FUSE_SYNCFS, &[&u64s(&[0])], &["syncfs5"], &[]),
+        example(
+            FUSE_GETLK,
+            &[
+                &u64s(&[9, 77, 10, i64::MAX as u64]),
+                &u32s(&[libc::F_WRLCK as u32, 123, 0, 0]),
+            ],
+            &["getlk(5, 9, Posix, 77, 10, 9223372036854775807, Some(Write), 123)"],
+            &[&u64s(&[12, 13]), &u32s(&[libc::F_RDLCK as u32, 456])],
+        ),
+        example(
+            FUSE_SETLK,
+            &[
+                &u64s(&[9, 77, 10, 19]),
+                &u32s(&[libc::F_RDLCK as u32, 123, 0, 0]),
+            ],
+            &["setlk(5, 9, Posix, 77, 10, 19, Some(Read), 123)"],
+            &[],
+        ),
+        example(
+            FUSE_SETLKW,
+            &[
+                &u64s(&[9, 77, 0, i64::MAX as u64]),
+                &u32s(&[libc::F_UNLCK as u32, 123, 1, 0]),
+            ],
+            &["setlkw(5, 9, Flock, 77, 0, 9223372036854775807, None, 123)"],
+            &[],
+        ),
     ]
 }
 

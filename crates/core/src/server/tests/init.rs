@@ -73,11 +73,9 @@ fn the_answer_is_what_is_offered_and_wanted() {
             FUSE_SECURITY_CTX | FUSE_INIT_EXT,
         ),
         // Operations that are not there are not promised.
-        (
-            FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS | FUSE_EXPORT_SUPPORT | FUSE_MAP_ALIGNMENT,
-            !0,
-            0,
-        ),
+        (FUSE_EXPORT_SUPPORT | FUSE_MAP_ALIGNMENT, !0, 0),
+        (FUSE_POSIX_LOCKS, FUSE_FLOCK_LOCKS, 0),
+        (FUSE_FLOCK_LOCKS, FUSE_FLOCK_LOCKS, FUSE_FLOCK_LOCKS),
         (FUSE_INIT_EXT | !ALL_FLAGS, !0, FUSE_INIT_EXT),
     ] {
         let server = fresh();

@@ -7,6 +7,7 @@ mod extensions;
 mod hostile;
 mod init;
 mod listing;
+mod locks;
 
 use std::ffi::CStr;
 use std::fmt::Debug;
@@ -47,6 +48,8 @@ struct Mock {
     listing: Mutex<Vec<Result<Vec<u8>, Errno>>>,
     /// The contents of every file.
     file: File,
+    /// How the last lock that was waited for is answered.
+    deferred: Mutex<Option<Box<dyn LockAnswer>>>,
 }
 
 impl Default for Mock {
@@ -62,6 +65,7 @@ impl Default for Mock {
             value: Mutex::new(b"value".to_vec()),
             listing: Mutex::default(),
             file: tempfile::tempfile().unwrap(),
+            deferred: Mutex::default(),
         }
     }
 }
@@ -476,9 +480,55 @@ impl FileSystem for Mock {
         self.note("copy_file_range", ctx, (from, to, length, flags))?;
         Ok(length as usize)
     }
+    fn getlk(
+        &self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        lock: &LockArgs,
+    ) -> FsResult<Option<LockFound>> {
+        self.note("getlk", ctx, lock_args(node, handle, lock))?;
+        let found = LockFound {
+            start: 12,
+            end: 13,
+            mode: LockMode::Read,
+            pid: 456,
+        };
+        Ok((lock.owner != 0).then_some(found))
+    }
+    fn setlk(
+        &self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        lock: &LockArgs,
+        wait: Option<&mut dyn LockWait>,
+    ) -> FsResult<()> {
+        let name = if wait.is_some() { "setlkw" } else { "setlk" };
+        self.note(name, ctx, lock_args(node, handle, lock))?;
+        // Unlocking never waits.
+        if let (Some(wait), Some(_)) = (wait, lock.mode) {
+            *self.deferred.lock().unwrap() = wait.defer()?;
+        }
+        Ok(())
+    }
+    fn suspend(&self) {
+        self.note_plain("suspend");
+    }
+    fn proceed(&self) {
+        self.note_plain("proceed");
+    }
     fn syncfs(&self, ctx: &Context<'_>, node: NodeId) -> FsResult<()> {
         self.note("syncfs", ctx, node.0)
     }
+}
+
+fn lock_args(node: NodeId, handle: HandleId, lock: &LockArgs) -> impl Debug {
+    let (range, owner) = ((lock.start, lock.end), lock.owner);
+    let at = (node.0, handle.0);
+    (
+        at.0, at.1, lock.kind, owner, range.0, range.1, lock.mode, lock.pid,
+    )
 }
 
 impl Mock {
@@ -502,6 +552,12 @@ impl MigrateFs for Mock {
     }
     fn collect(&self) -> Result<FsState, String> {
         Ok(self.state.lock().unwrap().clone())
+    }
+    fn let_go(&self) {
+        self.note_plain("let_go");
+    }
+    fn take_back(&self) {
+        self.note_plain("take_back");
     }
     fn plan_restore(&self, state: FsState, flags: u64) -> Result<FsState, String> {
         if let Some(text) = &*self.refuse_restore.lock().unwrap() {
