@@ -160,6 +160,23 @@ pub struct ShareArgs {
     #[arg(long, overrides_with = "killpriv_v2")]
     pub no_killpriv_v2: bool,
 
+    /// Make fcntl locks of the guest real on the host, so that other guests and the host itself see
+    /// them; they cross in a migration
+    #[arg(long, overrides_with = "no_posix_lock")]
+    pub posix_lock: bool,
+
+    /// Keep fcntl locks within the guest (default)
+    #[arg(long, overrides_with = "posix_lock")]
+    pub no_posix_lock: bool,
+
+    /// The same as --posix-lock for flock locks
+    #[arg(long, overrides_with = "no_flock")]
+    pub flock: bool,
+
+    /// Keep flock locks within the guest (default)
+    #[arg(long, overrides_with = "flock")]
+    pub no_flock: bool,
+
     /// Let user ids be others on the host (may be given several times): guest:FROM:TO:COUNT,
     /// host:FROM:TO:COUNT, map:GUEST:HOST:COUNT for both, squash-guest:FROM:TO:COUNT,
     /// squash-host:FROM:TO:COUNT, forbid-guest:FROM:COUNT

@@ -237,6 +237,8 @@ impl ShareArgs {
         config.posix_acl = negotiate(share.posix_acl);
         config.security_label = negotiate(share.security_label);
         config.killpriv_v2 = share.killpriv_v2;
+        config.posix_lock = share.posix_lock;
+        config.flock = share.flock;
         config.uids = uids;
         config.gids = gids;
         // Reading changes nothing either.
@@ -449,10 +451,12 @@ mod tests {
         let base = "--shared-dir /x --fd 3";
         let line = format!(
             "{base} --xattrmap :map::user.v.: --security-label=auto --killpriv-v2 --readonly \
+             --posix-lock --no-flock --flock \
              --translate-uid map:0:1000:10 --translate-gid squash-guest:0:7:10"
         );
         let config = config(&line, true).unwrap().passthrough(confined());
         assert!(config.xattr_map.is_some() && config.killpriv_v2 && config.preserve_noatime);
+        assert!(config.posix_lock && config.flock);
         assert_eq!(config.security_label, fs::Negotiate::Auto);
         assert_eq!(config.posix_acl, fs::Negotiate::Never);
         assert!(!config.uids.is_empty() && !config.gids.is_empty());

@@ -31,13 +31,10 @@ pub enum LegacyError {
         /// What would do.
         why: String,
     },
-    /// Locks on the host.
-    #[error("-o {0}: locks are kept in the guest; use no_{0}")]
-    Locks(String),
 }
 
 /// The words that can have `no_` in front of them.
-const SWITCHES: [&str; 9] = [
+const SWITCHES: [&str; 11] = [
     "xattr",
     "readdirplus",
     "writeback",
@@ -47,6 +44,8 @@ const SWITCHES: [&str; 9] = [
     "posix_acl",
     "security_label",
     "readonly",
+    "posix_lock",
+    "flock",
 ];
 
 impl Args {
@@ -133,9 +132,8 @@ impl Args {
             "posix_acl" => share.posix_acl = negotiation,
             "security_label" => share.security_label = negotiation,
             "readonly" => share.readonly = on,
-            // The guest locks by itself.
-            "posix_lock" | "flock" if !on => {}
-            "posix_lock" | "flock" => return Err(LegacyError::Locks(name.to_owned())),
+            "posix_lock" => share.posix_lock = on,
+            "flock" => share.flock = on,
             "source" | "cache" | "loglevel" | "sandbox" | "xattrmap" | "modcaps" => {
                 return Err(LegacyError::NoValue(word.to_owned()))
             }
@@ -201,7 +199,7 @@ mod tests {
         let a = parse(&format!(
             "{base} -o cache=none,loglevel=err -o xattrmap=:map::user.v.:,writeback \
              -o no_readdirplus,allow_direct_io,no_announce_submounts,killpriv_v2,posix_acl \
-             -o security_label,readonly,modcaps=+sys_admin"
+             -o security_label,readonly,modcaps=+sys_admin,posix_lock,flock"
         ))
         .unwrap();
         let share = &a.share;
@@ -212,12 +210,15 @@ mod tests {
         assert!(share.no_announce_submounts && share.killpriv_v2 && share.readonly);
         assert_eq!(share.posix_acl, Negotiation::Always);
         assert_eq!(share.security_label, Negotiation::Always);
+        assert!(share.posix_lock && share.flock);
         assert!(a.safety.modcaps.is_some());
         // What -o says counts over the rest, wherever it stands.
         let a = parse(&format!(
-            "{base} -o no_xattr,no_posix_acl,source=/y --xattr --posix-acl"
+            "{base} -o no_xattr,no_posix_acl,source=/y --xattr --posix-acl -o no_flock,no_posix_lock \
+             --flock"
         ))
         .unwrap();
+        assert!(!a.share.flock && !a.share.posix_lock);
         assert!(!a.share.xattr);
         assert_eq!(a.share.posix_acl, Negotiation::Never);
         assert_eq!(a.shared_dir.as_deref(), Some("/y".as_ref()));
@@ -235,8 +236,8 @@ mod tests {
             ("loglevel=loud", "use debug"),
             ("sandbox=jail", "use namespace"),
             ("xattrmap=:ok:", "ends before"),
-            ("flock", "no_flock"),
-            ("posix_lock", "no_posix_lock"),
+            ("flock=yes", "takes no value"),
+            ("no_posix_lock=1", "takes no value"),
         ] {
             let error = parse(&format!("--shared-dir /x --fd 3 -o {options}"));
             let error = error.map(drop).unwrap_err().to_string();

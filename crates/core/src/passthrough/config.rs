@@ -154,6 +154,10 @@ pub struct Config {
     /// Clear set-user-id and set-group-id bits on the host instead of in the
     /// guest (`FUSE_HANDLE_KILLPRIV_V2`).
     pub killpriv_v2: bool,
+    /// Make the guest's `fcntl` locks real on the host (`FUSE_POSIX_LOCKS`).
+    pub posix_lock: bool,
+    /// Make the guest's `flock` locks real on the host (`FUSE_FLOCK_LOCKS`).
+    pub flock: bool,
     /// How inodes are held.
     pub inode_file_handles: InodeFileHandles,
     /// How inodes are described in a crossing.
@@ -186,6 +190,8 @@ impl Config {
             uids: IdTable::default(),
             gids: IdTable::default(),
             killpriv_v2: false,
+            posix_lock: false,
+            flock: false,
             inode_file_handles: InodeFileHandles::Prefer,
             migration_mode: MigrationMode::FindPaths,
             migration_confirm_paths: false,

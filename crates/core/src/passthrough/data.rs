@@ -177,7 +177,12 @@ impl Passthrough {
         kind: HandleKind,
     ) -> FsResult<()> {
         // Dropped here, behind the table's lock; closed with the last user.
-        self.handles.remove(handle, node, kind).map(drop)
+        let file = self.handles.remove(handle, node, kind)?;
+        if kind == HandleKind::File && self.locks.any() {
+            self.locks.release(node, handle);
+        }
+        drop(file);
+        Ok(())
     }
 
     pub(super) fn do_fsync(
@@ -197,8 +202,12 @@ impl Passthrough {
         Ok(())
     }
 
-    pub(super) fn do_flush(&self, node: NodeId, handle: HandleId) -> FsResult<()> {
+    pub(super) fn do_flush(&self, node: NodeId, handle: HandleId, lock_owner: u64) -> FsResult<()> {
         let file = self.handles.find(handle, node, HandleKind::File)?;
+        if self.locks.any() && self.negotiated(abi::FUSE_POSIX_LOCKS) {
+            // As at any close of the file, and whatever else comes of it.
+            self.locks.flush(node, lock_owner);
+        }
         // Closing any descriptor of the file does what the host file system does
         // at close, such as NFS sending what it has.
         let other = rustix::io::fcntl_dupfd_cloexec(file.fd()?, 0)?;

@@ -191,6 +191,26 @@ impl Handles {
         }
     }
 
+    /// Leaves an error in place of an open file that must not be used any more.
+    pub(super) fn spoil(&self, id: HandleId, errno: Errno) {
+        let mut shard = self
+            .shard(id)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let old = shard.get_mut(&id.0).map(|file| {
+            let spoilt = OpenFile::new(
+                file.node,
+                file.kind,
+                Err(errno),
+                file.guest_flags,
+                file.host_flags,
+            );
+            std::mem::replace(file, Arc::new(spoilt))
+        });
+        drop(shard);
+        drop(old);
+    }
+
     /// Closes all. Numbers go on.
     pub(super) fn clear(&self) {
         for shard in &self.shards {

@@ -8,6 +8,7 @@
 //! - `lookup`, `create`, `attr`, `data`, `dir`, `xattr`, `ioctl`: the operations; `label`:
 //!   security labels of what is made.
 //! - `budget`, `kept_fds`: descriptors, how many and which.
+//! - `locks`: the guest's locks, on the host.
 //! - `creds`: acting as the guest's user. `sys`: bare system calls.
 //!
 //! Nothing is ever found by a path: each step is one component, opened in a
@@ -28,6 +29,7 @@ pub mod inode;
 mod ioctl;
 mod kept_fds;
 mod label;
+mod locks;
 mod lookup;
 pub mod names;
 mod ops;
@@ -90,6 +92,7 @@ pub struct Passthrough {
     root_mount: Option<Arc<MountRef>>,
     kept_fds: kept_fds::KeptFds,
     budget: budget::Budget,
+    locks: locks::Locks,
     // Whether inodes are held by handle where their mount allows it.
     use_handles: bool,
     precopy: crossing::Precopy,
@@ -160,8 +163,10 @@ impl Passthrough {
             .xattr_map
             .as_ref()
             .and_then(xattr::remapped_capability);
+        let proc_self_fd = Arc::new(proc_self_fd);
         Ok(Passthrough {
             capability,
+            locks: locks::Locks::new(proc_self_fd.clone()),
             kept_fds: kept_fds::KeptFds::new(),
             budget: budget::Budget::new(),
             use_handles: root_mount.is_some(),
@@ -170,7 +175,7 @@ impl Passthrough {
             names: Arc::new(Names::new()),
             handles: Handles::new(),
             mounts,
-            proc_self_fd: Arc::new(proc_self_fd),
+            proc_self_fd,
             precopy: crossing::Precopy::default(),
             session: AtomicU64::new(0),
             config,

@@ -13,8 +13,8 @@ use super::Passthrough;
 use crate::abi;
 use crate::errno::{Errno, FsResult};
 use crate::fs::{
-    AttrReply, Context, DirSink, Entry, FileSystem, InitOffer, InitWish, Kstatfs, Opened, ReadArgs,
-    SetAttr, StatxReply, WriteArgs, XattrReply,
+    AttrReply, Context, DirSink, Entry, FileSystem, InitOffer, InitWish, Kstatfs, LockArgs,
+    LockFound, LockWait, Opened, ReadArgs, SetAttr, StatxReply, WriteArgs, XattrReply,
 };
 use crate::io::{ReplyWriter, RequestReader};
 use crate::types::{HandleId, Name, NodeId};
@@ -29,9 +29,7 @@ const ALWAYS: u64 = abi::FUSE_ASYNC_READ
     | abi::FUSE_CREATE_SUPP_GROUP;
 
 /// What no session can have here, with what it is about.
-const NEVER: [(u64, &str); 10] = [
-    (abi::FUSE_POSIX_LOCKS, "record locks on the host"),
-    (abi::FUSE_FLOCK_LOCKS, "flock on the host"),
+const NEVER: [(u64, &str); 8] = [
     (abi::FUSE_EXPORT_SUPPORT, "NFS export by the guest"),
     (abi::FUSE_NO_OPEN_SUPPORT, "files without OPEN"),
     (abi::FUSE_NO_OPENDIR_SUPPORT, "directories without OPENDIR"),
@@ -117,6 +115,8 @@ impl FileSystem for Passthrough {
                 abi::FUSE_DIRECT_IO_ALLOW_MMAP,
                 "--allow-mmap",
             ),
+            (config.posix_lock, abi::FUSE_POSIX_LOCKS, "--posix-lock"),
+            (config.flock, abi::FUSE_FLOCK_LOCKS, "--flock"),
         ];
         for (wished, flag, option) in optional {
             if !wished {
@@ -165,6 +165,21 @@ impl FileSystem for Passthrough {
                  (FUSE_HANDLE_KILLPRIV_V2); start this one with --killpriv-v2"
                 .to_owned());
         }
+        for (flag, served, option) in [
+            (
+                abi::FUSE_POSIX_LOCKS,
+                self.config.posix_lock,
+                "--posix-lock",
+            ),
+            (abi::FUSE_FLOCK_LOCKS, self.config.flock, "--flock"),
+        ] {
+            if flags & flag != 0 && !served {
+                return Err(format!(
+                    "the guest leaves its locks to the daemon ({}); start this one with {option}",
+                    abi::init_flag_names(flag)
+                ));
+            }
+        }
         for feature in self.negotiable() {
             let (name, option) = (abi::init_flag_names(feature.flag), feature.option);
             match (flags & feature.flag != 0, feature.when) {
@@ -201,6 +216,7 @@ impl FileSystem for Passthrough {
     }
 
     fn destroy(&self) {
+        self.locks.clear();
         self.handles.clear();
         self.inodes.clear();
         self.names.clear();
@@ -225,6 +241,32 @@ impl FileSystem for Passthrough {
         if self.use_handles && self.inodes.get(node).is_none() {
             self.kept_fds.forget(node);
         }
+        if self.locks.any() && self.inodes.get(node).is_none() {
+            self.locks.forget(node);
+        }
+    }
+
+    fn interrupt(&self, unique: u64) {
+        if self.negotiated(abi::FUSE_POSIX_LOCKS | abi::FUSE_FLOCK_LOCKS) {
+            self.locks.interrupt(unique);
+        }
+    }
+
+    fn interrupt_waits(&self) {
+        self.locks.interrupt_callers(true);
+    }
+
+    fn allow_waits(&self) {
+        self.locks.interrupt_callers(false);
+    }
+
+    fn suspend(&self) {
+        self.locks.suspend();
+    }
+
+    fn proceed(&self) {
+        self.take_locks_back();
+        self.locks.resume();
     }
 
     fn getattr(
@@ -398,8 +440,14 @@ impl FileSystem for Passthrough {
         self.do_fsync(node, handle, HandleKind::File, datasync)
     }
 
-    fn flush(&self, _: &Context<'_>, node: NodeId, handle: HandleId, _: u64) -> FsResult<()> {
-        self.do_flush(node, handle)
+    fn flush(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        lock_owner: u64,
+    ) -> FsResult<()> {
+        self.do_flush(node, handle, lock_owner)
     }
 
     fn opendir(&self, _: &Context<'_>, node: NodeId, flags: u32) -> FsResult<Opened> {
@@ -509,6 +557,28 @@ impl FileSystem for Passthrough {
         output: &mut [u8],
     ) -> FsResult<()> {
         self.do_ioctl(ctx, node, handle, command, input, output)
+    }
+
+    fn getlk(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        lock: &LockArgs,
+    ) -> FsResult<Option<LockFound>> {
+        self.locks.find(&self.lock_request(node, handle, lock)?)
+    }
+
+    fn setlk(
+        &self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        handle: HandleId,
+        lock: &LockArgs,
+        wait: Option<&mut dyn LockWait>,
+    ) -> FsResult<()> {
+        let request = self.lock_request(node, handle, lock)?;
+        self.locks.set(request, wait, ctx.unique)
     }
 
     fn syncfs(&self, _: &Context<'_>, node: NodeId) -> FsResult<()> {

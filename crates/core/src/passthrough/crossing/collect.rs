@@ -103,6 +103,13 @@ impl Passthrough {
         state.file_systems = identities.file_systems;
         state.identities = identities.identities;
         state.handles = self.handle_records(&handles, &state.inodes);
+        state.locks = self.locks.collect();
+        state.locks.retain(|lock| {
+            let there = state
+                .inodes
+                .binary_search_by_key(&lock.inode, |record| record.id);
+            there.is_ok()
+        });
         Ok(state)
     }
 
@@ -256,7 +263,7 @@ impl Passthrough {
     }
 
     /// For messages.
-    fn last_name(&self, node: NodeId) -> String {
+    pub(super) fn last_name(&self, node: NodeId) -> String {
         match self.names.path(&self.inodes, node) {
             Some(path) if !path.is_empty() => {
                 let path: Vec<u8> = path.join(&b'/');

@@ -28,6 +28,7 @@ use super::inode::{Inode, Inodes, SHARDS};
 use super::Passthrough;
 use verify::Verdict;
 
+use crate::errno::Errno;
 use crate::migrate::MigrateFs;
 use crate::types::NodeId;
 
@@ -90,6 +91,24 @@ impl Passthrough {
         }
     }
 
+    /// Takes the locks back that a destination was to have. The guest goes on here, so
+    /// what somebody else has got meanwhile costs it the handle: it must not go on as
+    /// if nobody else had been there.
+    pub(super) fn take_locks_back(&self) {
+        for refused in self.locks.take_back() {
+            let node = refused.node;
+            log::error!(
+                "inode {node} ({}): lost its lock while the state was with the destination: {}; the \
+                 guest gets EIO from the handle that it was set through",
+                self.last_name(node),
+                refused.text
+            );
+            if let Some(handle) = refused.handle {
+                self.handles.spoil(handle, Errno::EIO);
+            }
+        }
+    }
+
     /// Ends the background work and answers what it found: `None` where there
     /// was none, or it did not get through to its end.
     fn stop_verifying(&self, finish: bool) -> Option<Found> {
@@ -124,8 +143,18 @@ impl MigrateFs for Passthrough {
         self.collect_state()
     }
 
+    fn let_go(&self) {
+        self.locks.let_go();
+    }
+
+    fn take_back(&self) {
+        self.take_locks_back();
+    }
+
     fn plan_restore(&self, state: FsState, session_flags: u64) -> Result<Plan, String> {
-        restore::plan(self, state, session_flags)
+        // An earlier guest's own must not be in the way.
+        self.locks.let_go();
+        restore::plan(self, state, session_flags).inspect_err(|_| self.take_locks_back())
     }
 
     fn apply(&self, plan: Plan) -> u64 {

@@ -13,6 +13,7 @@ use super::super::config::MigrationOnError;
 use super::super::handle::Handles;
 use super::super::handle_bytes::{FileHandle, MountRef};
 use super::super::inode::{Inode, Inodes, NewInode, Numbers, Place};
+use super::super::locks::Planned;
 use super::super::lookup::{links_of, Object};
 use super::super::names::Names;
 use super::super::{sys, Passthrough};
@@ -22,6 +23,7 @@ use crate::types::NodeId;
 use words::{kind_name, path_text, What};
 
 mod handles;
+mod locks;
 mod words;
 
 /// Objects named in the log before the rest is only counted.
@@ -32,6 +34,7 @@ pub struct Plan {
     inodes: Inodes,
     names: Names,
     handles: Handles,
+    locks: Planned,
     faulted: u64,
 }
 
@@ -41,6 +44,7 @@ pub(super) fn apply(fs: &Passthrough, plan: Plan) -> u64 {
     fs.handles.replace_with(plan.handles);
     fs.names.replace_with(plan.names);
     fs.inodes.replace_with(plan.inodes);
+    fs.locks.replace_with(plan.locks);
     plan.faulted
 }
 
@@ -53,14 +57,6 @@ pub(super) fn plan(
     let root = Passthrough::root_inode(fs.config.root.as_fd())
         .map_err(|e| format!("cannot examine the shared directory: {e}"))?;
     check_root(&state, root.kind)?;
-    if let Some(first) = state.locks.first() {
-        return Err(format!(
-            "the guest holds {} file lock(s), the first on inode {}, and this daemon takes none \
-             over: let the guest release them",
-            state.locks.len(),
-            first.inode
-        ));
-    }
     let comparer = Comparer::new(&mut state, fs.config.root.as_fd(), fs.config.boot_id)?;
     let root_numbers = root.numbers;
     let inodes = fs.inodes.sibling(root);
@@ -81,8 +77,10 @@ pub(super) fn plan(
     planner.find_inodes(&state.inodes, &open);
     let handles = planner.open_handles(&state.handles, session_flags);
     handles.set_next(state.next_handle);
+    let locks = planner.take_locks(&state.locks, &handles);
     planner.judge()?;
     Ok(Plan {
+        locks,
         faulted: planner.errors.len() as u64,
         inodes: planner.inodes,
         names: planner.names,

@@ -8,6 +8,6 @@ mod labels;
 mod mounts;
 mod names;
 mod posix;
-mod support;
+pub(super) mod support;
 mod users;
 mod xattrs;

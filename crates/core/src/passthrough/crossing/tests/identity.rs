@@ -230,7 +230,7 @@ fn a_directory_above_the_right_one_is_refused_by_file_handle() {
 }
 
 #[test]
-fn locks_are_not_dropped_without_a_word() {
+fn locks_are_taken_or_the_state_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("f"), "").unwrap();
     let source = daemon(dir.path(), FIND, InodeFileHandles::Prefer);
@@ -248,10 +248,24 @@ fn locks_are_not_dropped_without_a_word() {
         pid: 1,
     });
     check(&state);
-    let target = daemon(dir.path(), FIND, InodeFileHandles::Prefer);
-    let error = restore(&target, state, flags).unwrap_err();
+    let locking = || {
+        daemon_with(dir.path(), |config| {
+            config.posix_lock = true;
+            config.flock = true;
+        })
+    };
+    let first = locking();
+    restore(&first, state.clone(), flags).unwrap();
+    let error = restore(&locking(), state.clone(), flags).unwrap_err();
     assert!(
-        error.contains("1 file lock(s), the first on inode 2"),
+        error.contains("inode 2: failed to take over a write lock on bytes 0 to 9"),
         "{error}"
     );
+    first.let_go();
+    let second = locking();
+    restore(&second, state.clone(), flags).unwrap();
+    assert_eq!(collect(&second).locks, state.locks);
+    // The first one's guest goes on after all, and is told.
+    first.take_back();
+    assert!(collect(&first).locks.is_empty());
 }
