@@ -96,6 +96,9 @@ impl Daemon {
             }
             Kind::Ferryfsd => {
                 command.args(["--state-format", setup.format]);
+                // What the guest locks is locked on the host, where every daemon of a
+                // journey has to have it in its turn.
+                command.args(["--posix-lock", "--flock"]);
                 if setup.keep_listening {
                     command.arg("--keep-listening");
                 }

@@ -7,6 +7,7 @@ mod files;
 pub mod groups;
 mod half_dir;
 mod held;
+mod locks;
 mod long_path;
 mod made_at;
 mod many_open;
@@ -41,7 +42,7 @@ type Prepare = fn() -> Result<Box<dyn Live>>;
 
 /// Every check by name. The writers come last, so that as little as possible
 /// stands between their start and the crossing.
-pub const ALL: [(&str, Prepare); 18] = [
+pub const ALL: [(&str, Prepare); 19] = [
     ("open-files", files::prepare),
     ("append-create", append_create::prepare),
     ("cwd", cwd::prepare),
@@ -57,6 +58,7 @@ pub const ALL: [(&str, Prepare); 18] = [
     ("submount", submount::prepare),
     ("xattr", xattrs::prepare),
     ("made-at", made_at::prepare),
+    ("locks", locks::prepare),
     ("groups", groups::prepare),
     ("renames", renames::prepare),
     ("writer", writer::prepare),
