@@ -76,7 +76,7 @@ fn run(data: &[u8]) {
                 assert!(report.faulted <= report.inodes + report.handles);
                 let mut saved = Vec::new();
                 // Of what was lost on the way, the second server says so again.
-                if server.save(&mut saved).is_ok() {
+                if server.save(&[], &mut saved).is_ok() {
                     read_state(&mut &saved[..], &registry(), &Limits::default())
                         .expect("what was saved can be read");
                 }
