@@ -74,8 +74,7 @@ fn a_refused_load_shows_when_the_area_goes_and_the_machine_goes_on() {
         Err(error) => panic!("{}", text(&error)),
     }
     assert_eq!(guest.read(file.0, file.1, 0, 8).expect("READ"), b"contents");
-    let said = wrong.stderr();
-    assert!(said.contains("state not loaded"), "{said}");
+    eventually("the reason", || wrong.stderr().contains("state not loaded"));
     // It is up, and can be asked again.
     assert!(vm.migrate_to(wrong.socket()).is_err());
     // And to one that is right.

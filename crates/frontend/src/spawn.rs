@@ -2,12 +2,17 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use rustix::event::{poll, PollFd, PollFlags};
+use rustix::fs::{fcntl_getfl, fcntl_setfl, OFlags};
+use rustix::io::Errno;
 
 /// How a daemon can fail to come up or go down.
 #[derive(Debug, thiserror::Error)]
@@ -126,8 +131,48 @@ pub struct Daemon {
     program: PathBuf,
     socket: PathBuf,
     child: Child,
-    stderr: Arc<Mutex<Vec<u8>>>,
+    stderr: Arc<Mutex<Said>>,
     reader: JoinHandle<()>,
+}
+
+/// What comes through a daemon's standard error.
+#[derive(Debug, Default)]
+struct Said {
+    /// Does not block; none once it has ended.
+    pipe: Option<ChildStderr>,
+    all: Vec<u8>,
+}
+
+impl Said {
+    /// Takes all that the pipe holds now.
+    fn drain(&mut self) {
+        let mut chunk = [0; 4096];
+        while let Some(pipe) = &mut self.pipe {
+            match pipe.read(&mut chunk) {
+                Ok(0) => self.pipe = None,
+                Ok(n) => self.all.extend_from_slice(&chunk[..n]),
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(_) => self.pipe = None,
+            }
+        }
+    }
+}
+
+/// Keeps the pipe empty, so that the daemon never waits for somebody to read.
+fn read_along(said: &Mutex<Said>, pipe: &OwnedFd) {
+    loop {
+        let mut fds = [PollFd::new(pipe, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return,
+        }
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.drain();
+        if said.pipe.is_none() {
+            return;
+        }
+    }
 }
 
 impl Daemon {
@@ -165,14 +210,19 @@ impl Daemon {
         // A socket left behind by another daemon is not the one waited for.
         let stale = identity(socket.as_ref());
         let mut child = command.spawn().map_err(start)?;
-        let stderr = Arc::new(Mutex::new(Vec::new()));
-        let (pipe, sink) = (child.stderr.take(), Arc::clone(&stderr));
+        let pipe = child.stderr.take();
+        let watched = pipe.as_ref().map(|pipe| -> io::Result<OwnedFd> {
+            let flags = fcntl_getfl(pipe)?;
+            fcntl_setfl(pipe, flags | OFlags::NONBLOCK)?;
+            pipe.as_fd().try_clone_to_owned()
+        });
+        let watched = watched.transpose().map_err(start)?;
+        let all = Vec::new();
+        let stderr = Arc::new(Mutex::new(Said { pipe, all }));
+        let said = Arc::clone(&stderr);
         let reader = std::thread::spawn(move || {
-            let mut chunk = [0; 4096];
-            let Some(mut pipe) = pipe else { return };
-            while let Ok(n @ 1..) = pipe.read(&mut chunk) {
-                let mut all = sink.lock().unwrap_or_else(PoisonError::into_inner);
-                all.extend_from_slice(&chunk[..n]);
+            if let Some(pipe) = watched {
+                read_along(&said, &pipe);
             }
         });
         let socket = socket.as_ref().to_owned();
@@ -247,10 +297,12 @@ impl Daemon {
         first.and_then(|pid| pid.parse().ok()).unwrap_or(pid)
     }
 
-    /// What it wrote to standard error so far.
+    /// What it wrote to standard error so far, to the last byte: what it says before it
+    /// answers is there when its answer is.
     pub fn stderr(&self) -> String {
-        let all = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&all).into_owned()
+        let mut said = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
+        said.drain();
+        String::from_utf8_lossy(&said.all).into_owned()
     }
 
     /// All it wrote to standard error, after it ended.
