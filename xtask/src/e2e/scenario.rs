@@ -143,6 +143,10 @@ pub fn known_failure(kind: Kind, scenario: &Scenario, name: &str) -> Option<&'st
         "append-create" if kind == Kind::Virtiofsd => {
             Some("virtiofsd reopens with O_APPEND, so that writes in place go to the end")
         }
+        "made-at" => Some("virtiofsd serves neither STATX nor the ioctls of file flags"),
+        "locks" if scenario.journey == Journey::ToStockAndBack => {
+            Some("virtiofsd has no locks on the host, and takes none over")
+        }
         "groups" => Some("virtiofsd forgets that supplementary groups were negotiated"),
         _ => None,
     }
