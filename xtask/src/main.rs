@@ -38,6 +38,8 @@ enum Task {
     Demo(demo::Args),
     /// Install what the end-to-end tests need: QEMU, a guest kernel, busybox (root and apt)
     SetupE2e,
+    /// Fetch and build other projects' daemons for `bench` (the one in C: root and apt)
+    SetupPeers,
     /// Let real guests under QEMU live on a daemon and cross to others
     E2e(e2e::Args),
     /// Compare a mount with the bare file system, test by test, in POSIX suites (root)
@@ -69,6 +71,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Demo(args) => demo::run(&args),
         Task::SetupE2e => setup::run().map(drop),
+        Task::SetupPeers => setup::peers(),
         Task::E2e(args) => e2e::run(&args),
         Task::Posix(args) => posix::run(&args),
         Task::CompatMatrix(args) => compat::run(&args),

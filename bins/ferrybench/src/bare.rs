@@ -215,11 +215,12 @@ fn prepare(workload: Workload, path: &Path, uid: u32, sizes: Sizes) -> std::io::
                 rustix::io::pread(&data, &mut buffer[..], at).map(drop)
             })
         }
-        Workload::Write4k | Workload::Write1m | Workload::Fsync => {
+        Workload::Write4k | Workload::Write128k | Workload::Write1m | Workload::Fsync => {
             let data = file("data", sizes.file)?;
             let buffer = vec![b'w'; workload.data(&sizes)];
             let sync = workload == Workload::Fsync;
-            let mut random = (workload != Workload::Write1m).then(|| Random::new(7));
+            let sequential = matches!(workload, Workload::Write128k | Workload::Write1m);
+            let mut random = (!sequential).then(|| Random::new(7));
             Box::new(move |n| {
                 let at = block(&mut random, n, buffer.len() as u64);
                 rustix::io::pwrite(&data, &buffer, at)?;

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::bench::{Case, Options};
-use crate::daemon::{DaemonSpec, DAEMON_HELP};
+use crate::bench::Options;
+use crate::case::{Case, Suite};
+use crate::daemon::{self, DaemonSpec};
 use crate::engine::Goal;
 use crate::error::BenchError;
+use crate::preset;
 use crate::workload::{Sizes, Workload};
 
 /// Measures virtio-fs daemons (vhost-user-fs back-ends) without a virtual machine, and
@@ -38,8 +40,15 @@ pub enum Command {
 /// Options of `run` and `compare`.
 #[derive(Debug, Args)]
 pub struct Bench {
-    #[arg(long, value_name = "SPEC", help = DAEMON_HELP)]
-    pub daemon: Vec<String>,
+    #[command(flatten)]
+    pub daemons: Daemons,
+    /// A suite of cases instead of workloads
+    #[arg(long, value_enum, conflicts_with_all = ["workload", "depth", "uid", "queues"])]
+    pub suite: Option<Suite>,
+    /// A case as reports call it, such as 'read-4k depth 8 uid 1000 queues 2'; several times for
+    /// several
+    #[arg(long, value_name = "CASE", conflicts_with_all = ["workload", "depth", "uid", "queues"])]
+    pub case: Vec<Case>,
     /// Workloads, separated by commas [default: all]
     #[arg(
         long,
@@ -63,6 +72,9 @@ pub struct Bench {
     /// Seconds per round
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = seconds)]
     pub duration: f64,
+    /// Seconds for everything: rounds are shortened so that it is enough
+    #[arg(long, value_name = "SECONDS", conflicts_with = "ops", value_parser = seconds)]
+    pub budget: Option<f64>,
     /// Operations per round, instead of a duration
     #[arg(long, conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
     pub ops: Option<u64>,
@@ -104,6 +116,17 @@ pub struct Bench {
     pub output: Output,
 }
 
+/// The daemons that take part.
+#[derive(Debug, Args)]
+pub struct Daemons {
+    #[arg(long, value_name = "SPEC", help = daemon::help())]
+    pub daemon: Vec<String>,
+    /// Another project's daemon beside ferryfsd, or beside the daemons given; repeat for several
+    #[arg(long, value_name = "NAME",
+          value_parser = clap::builder::PossibleValuesParser::new(preset::peer_names()))]
+    pub peer: Vec<String>,
+}
+
 /// Options of `compare`.
 #[derive(Debug, Args)]
 pub struct Compare {
@@ -112,7 +135,8 @@ pub struct Compare {
     /// Rounds per daemon
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
-    /// Daemon that ratios are to [default: virtiofsd if it takes part, or the first]
+    /// Daemon that ratios are to [default: virtiofsd if it takes part, or the first --peer,
+    /// or the first]
     #[arg(long, value_name = "NAME")]
     pub base: Option<String>,
 }
@@ -129,6 +153,9 @@ pub struct Output {
     /// Write a report with plots as HTML
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+    /// Write the plots as one SVG
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
     /// Say nothing while working
     #[arg(long, short)]
     pub quiet: bool,
@@ -163,8 +190,8 @@ impl Mode {
 /// Options of `migrate`.
 #[derive(Debug, Args)]
 pub struct Migrate {
-    #[arg(long, value_name = "SPEC", help = DAEMON_HELP)]
-    pub daemon: Vec<String>,
+    #[command(flatten)]
+    pub daemons: Daemons,
     /// Files the guest has looked up, in directories of 1000; several numbers separated
     /// by commas
     #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000", value_name = "N",
@@ -196,28 +223,55 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// The daemons of the command line, or those of `default`.
-///
-/// # Errors
-/// [`BenchError::Usage`].
-pub fn daemons(given: &[String], default: &[&str]) -> Result<Vec<DaemonSpec>, BenchError> {
-    let specs: Result<Vec<_>, _> = match given.is_empty() {
-        true => default.iter().map(|text| DaemonSpec::parse(text)).collect(),
-        false => given.iter().map(|text| DaemonSpec::parse(text)).collect(),
-    };
-    let specs = specs?;
-    for (i, spec) in specs.iter().enumerate() {
-        if specs[..i].iter().any(|other| other.name == spec.name) {
-            let name = &spec.name;
-            return Err(BenchError::Usage(format!("two daemons are called {name}")));
+impl Daemons {
+    /// Those of the command line, or those of `default`.
+    ///
+    /// # Errors
+    /// [`BenchError::Usage`].
+    pub fn specs(&self, default: &[&str]) -> Result<Vec<DaemonSpec>, BenchError> {
+        let mut texts: Vec<&str> = self.daemon.iter().map(String::as_str).collect();
+        if texts.is_empty() {
+            texts = match self.peer.is_empty() {
+                true => default.to_vec(),
+                false => vec!["ferryfsd"],
+            };
+        }
+        texts.extend(self.peer.iter().map(String::as_str));
+        let specs: Result<Vec<_>, _> = texts.iter().map(|text| DaemonSpec::parse(text)).collect();
+        let specs = specs?;
+        for (i, spec) in specs.iter().enumerate() {
+            if specs[..i].iter().any(|other| other.name == spec.name) {
+                let name = &spec.name;
+                return Err(BenchError::Usage(format!("two daemons are called {name}")));
+            }
+        }
+        Ok(specs)
+    }
+
+    /// Index of the daemon that ratios are to: the one called `name`, or a good one.
+    ///
+    /// # Errors
+    /// [`BenchError::Usage`].
+    pub fn base(&self, specs: &[DaemonSpec], name: Option<&str>) -> Result<usize, BenchError> {
+        let position = |name: &str| specs.iter().position(|spec| spec.name == name);
+        match name {
+            Some(name) => position(name)
+                .ok_or_else(|| BenchError::Usage(format!("no daemon is called {name}"))),
+            None => {
+                let peer = || self.peer.first().and_then(|name| position(name));
+                Ok(position("virtiofsd").or_else(peer).unwrap_or(0))
+            }
         }
     }
-    Ok(specs)
 }
 
 impl Bench {
     /// Everything to be measured.
     pub fn cases(&self) -> Vec<Case> {
+        if self.suite.is_some() || !self.case.is_empty() {
+            let suite = self.suite.map_or_else(Vec::new, Suite::cases);
+            return suite.into_iter().chain(self.case.iter().copied()).collect();
+        }
         let all = Workload::value_variants();
         let workloads = match self.workload.is_empty() {
             true => all,
@@ -287,6 +341,43 @@ mod tests {
             "open depth 8",
         ];
         assert_eq!(labels, expected);
-        Cli::try_parse_from(["ferrybench", "run", "--depth", "0"]).expect_err("depth 0");
+        for words in [
+            ["--depth", "0"],
+            ["--case", "open wide 3"],
+            ["--peer", "ferryfsd"],
+        ] {
+            let line = [&["ferrybench", "run"][..], &words].concat();
+            Cli::try_parse_from(line).expect_err(words[1]);
+        }
+    }
+
+    #[test]
+    fn cases_are_given_by_name_or_as_a_suite() {
+        let line = [
+            "ferrybench",
+            "run",
+            "--case",
+            "open uid 5",
+            "--case",
+            "getattr depth 1",
+        ];
+        let Command::Run(bench) = Cli::parse_from(line).command else {
+            panic!("not run")
+        };
+        let labels: Vec<_> = bench.cases().iter().map(Case::label).collect();
+        assert_eq!(labels, ["open depth 8 uid 5", "getattr depth 1"]);
+        let line = [
+            "ferrybench",
+            "compare",
+            "--suite",
+            "quick",
+            "--peer",
+            "virtiofsd-c",
+        ];
+        let Command::Compare(compare) = Cli::parse_from(line).command else {
+            panic!("not compare")
+        };
+        assert_eq!(compare.bench.cases(), Suite::Quick.cases());
+        assert_eq!(compare.bench.daemons.peer, ["virtiofsd-c"]);
     }
 }

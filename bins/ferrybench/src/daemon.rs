@@ -1,98 +1,32 @@
 //! The daemons that are measured: by name, or by any command.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use ferryfs_frontend::spawn::{self, Daemon};
+use ferryfs_frontend::spawn::Daemon;
 
 use crate::error::BenchError;
+use crate::preset::{self, Family, Resolved, PRESETS};
 
 /// Help for `--daemon`.
-pub const DAEMON_HELP: &str = "\
-Daemon to measure; repeat for several. Either a preset:
-  ferryfsd            beside this program, in FERRYFSD or PATH; without a sandbox
-  ferryfsd-fds        the same with a descriptor per inode instead of file handles
-  ferryfsd-confined   with the sandbox it chooses itself
-  virtiofsd           in VIRTIOFSD or PATH; --sandbox none --seccomp none
-  virtiofsd-fds       the same with --inode-file-handles=never
-  virtiofsd-confined  with the sandbox and seccomp filter it chooses itself
-or NAME=COMMAND, where {socket}, {share} and {queues} stand for the socket to listen \
-on, the directory to share and the number of request queues, and a first word @PRESET \
-for that preset's command: 'polling=@ferryfsd --poll-us 50'";
+pub fn help() -> String {
+    let mut help = "Daemon to measure; repeat for several. Either a preset:\n".to_owned();
+    for preset in &PRESETS {
+        help.push_str(&format!("  {:24} {}\n", preset.name, preset.about));
+    }
+    help.push_str(
+        "or NAME=COMMAND, where {socket}, {share} and {queues} stand for the socket to listen on, \
+         the directory to share and the number of request queues, and a first word @PRESET for \
+         that preset's command: 'polling=@ferryfsd --poll-us 50'",
+    );
+    help
+}
 
 /// A daemon to be measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DaemonSpec {
     /// What it is called in reports.
     pub name: String,
-    /// Program and arguments, with placeholders.
-    words: Vec<String>,
-    family: Family,
-}
-
-/// What is known about a daemon's options.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
-    Ferryfsd,
-    Virtiofsd,
-    Unknown,
-}
-
-const PRESETS: [&str; 6] = [
-    "ferryfsd",
-    "ferryfsd-fds",
-    "ferryfsd-confined",
-    "virtiofsd",
-    "virtiofsd-fds",
-    "virtiofsd-confined",
-];
-
-fn ferryfsd() -> Option<PathBuf> {
-    let beside = std::env::current_exe().ok();
-    let beside = beside.and_then(|exe| Some(exe.parent()?.join("ferryfsd")));
-    if std::env::var_os("FERRYFSD").is_none() {
-        if let Some(path) = beside.filter(|path| path.is_file()) {
-            return Some(path);
-        }
-    }
-    spawn::find("FERRYFSD", "ferryfsd")
-}
-
-/// Whether a program's --help speaks of `option`.
-fn knows(program: &Path, option: &str) -> bool {
-    let help = Command::new(program).arg("--help").output();
-    help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains(option))
-}
-
-fn preset(name: &str) -> Result<(Vec<String>, Family), BenchError> {
-    let (base, variant) = name.split_once('-').unwrap_or((name, ""));
-    let (program, family) = match base {
-        "ferryfsd" => (ferryfsd(), Family::Ferryfsd),
-        _ => (spawn::find("VIRTIOFSD", "virtiofsd"), Family::Virtiofsd),
-    };
-    let Some(program) = program else {
-        let variable = base.to_uppercase();
-        return Err(BenchError::Usage(format!(
-            "no {base} found; say where it is in the environment variable {variable}"
-        )));
-    };
-    let mut words = vec![program.to_string_lossy().into_owned()];
-    let mut add = |options: &[&str]| words.extend(options.iter().map(|o| (*o).to_owned()));
-    add(&["--socket-path", "{socket}", "--shared-dir", "{share}"]);
-    add(&["--log-level", "error"]);
-    if variant != "confined" {
-        add(&["--sandbox", "none"]);
-        if knows(&program, "--seccomp") {
-            add(&["--seccomp", "none"]);
-        }
-    }
-    if variant == "fds" {
-        add(&["--inode-file-handles=never"]);
-    }
-    if knows(&program, "--request-queues") {
-        add(&["--request-queues", "{queues}"]);
-    }
-    Ok((words, family))
+    command: Resolved,
 }
 
 /// Words of a command; quotes and backslashes as in a shell.
@@ -121,63 +55,60 @@ impl DaemonSpec {
     /// # Errors
     /// [`BenchError::Usage`].
     pub fn parse(text: &str) -> Result<Self, BenchError> {
-        if PRESETS.contains(&text) {
-            let (words, family) = preset(text)?;
-            let name = text.to_owned();
+        if let Some(preset) = preset::named(text) {
             return Ok(DaemonSpec {
-                name,
-                words,
-                family,
+                name: text.to_owned(),
+                command: preset.resolve()?,
             });
         }
         let usage = |why: &str| BenchError::Usage(format!("--daemon '{text}': {why}"));
         let Some((name, command)) = text.split_once('=') else {
-            let presets = PRESETS.join(", ");
+            let presets = preset::names();
             return Err(usage(&format!("neither NAME=COMMAND nor one of {presets}")));
         };
-        let mut words = split(command).ok_or_else(|| usage("a quote is not closed"))?;
-        let mut family = Family::Unknown;
-        if let Some(name) = words.first().and_then(|word| word.strip_prefix('@')) {
-            if !PRESETS.contains(&name) {
-                return Err(usage("no such preset"));
-            }
-            let (mut preset, of) = preset(name)?;
-            preset.extend(words.drain(1..));
-            (words, family) = (preset, of);
+        let words = split(command).ok_or_else(|| usage("a quote is not closed"))?;
+        let mut resolved = Resolved {
+            words,
+            family: Family::Unknown,
+            most_queues: usize::MAX,
+        };
+        let first = resolved.words.first();
+        if let Some(name) = first.and_then(|word| word.strip_prefix('@')) {
+            let preset = preset::named(name).ok_or_else(|| usage("no such preset"))?;
+            let mut of = preset.resolve()?;
+            of.words.extend(resolved.words.drain(1..));
+            resolved = of;
         }
-        let whole = words.join(" ");
+        let whole = resolved.words.join(" ");
         if !whole.contains("{socket}") || !whole.contains("{share}") {
             return Err(usage("{socket} and {share} must occur in the command"));
         }
         Ok(DaemonSpec {
             name: name.to_owned(),
-            words,
-            family,
+            command: resolved,
         })
     }
 
     /// The same with more options.
-    pub fn with(&self, options: &[String]) -> DaemonSpec {
+    pub fn with<S: AsRef<str>>(&self, options: &[S]) -> DaemonSpec {
         let mut spec = self.clone();
-        spec.words.extend_from_slice(options);
+        let options = options.iter().map(|option| option.as_ref().to_owned());
+        spec.command.words.extend(options);
         spec
     }
 
     /// The same serving extended attributes, where the option for it is known.
     pub fn with_xattr(&self) -> DaemonSpec {
-        match self.family {
-            Family::Unknown => self.clone(),
-            Family::Ferryfsd | Family::Virtiofsd => self.with(&["--xattr".to_owned()]),
-        }
+        self.with(self.command.family.xattr())
     }
 
     /// The same as a migration's source.
     pub fn with_migration(&self, mode: &str, format: Option<&str>) -> DaemonSpec {
         let mut options = Vec::new();
-        if self.family != Family::Unknown {
+        if self.command.family.migrates() {
             options.push(format!("--migration-mode={mode}"));
         }
-        if let (Family::Ferryfsd, Some(format)) = (self.family, format) {
+        if let (Family::Ferryfsd, Some(format)) = (self.command.family, format) {
             options.push(format!("--state-format={format}"));
         }
         self.with(&options)
@@ -185,7 +116,12 @@ impl DaemonSpec {
 
     /// The command with its placeholders.
     pub fn command_line(&self) -> String {
-        self.words.join(" ")
+        self.command.words.join(" ")
+    }
+
+    /// Most request queues that it is known to serve.
+    pub fn most_queues(&self) -> usize {
+        self.command.most_queues
     }
 
     /// Starts it on CPUs `pin`, if there are any.
@@ -204,7 +140,7 @@ impl DaemonSpec {
                 .replace("{share}", &share.to_string_lossy())
                 .replace("{queues}", &queues.to_string())
         };
-        let words: Vec<String> = self.words.iter().map(fill).collect();
+        let words: Vec<String> = self.command.words.iter().map(fill).collect();
         // Children inherit the CPUs a thread may use, so no moment passes on others.
         let start = || Daemon::start(&words[0], &words[1..], socket);
         let started = std::thread::scope(|scope| {
@@ -251,7 +187,7 @@ mod tests {
     #[test]
     fn commands_need_their_placeholders() {
         let spec = DaemonSpec::parse("x=prog --s {socket} --d {share}").expect("complete");
-        assert_eq!((spec.name.as_str(), spec.words.len()), ("x", 5));
+        assert_eq!((spec.name.as_str(), spec.command.words.len()), ("x", 5));
         assert_eq!(spec.with_xattr(), spec, "no options are invented");
         for (text, why) in [
             ("x=prog {socket}", "must occur"),

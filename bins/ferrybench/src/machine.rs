@@ -110,32 +110,3 @@ impl Drop for Scratch {
         }
     }
 }
-
-/// Says what is going on, at most every two seconds.
-#[derive(Debug)]
-pub struct Progress {
-    start: std::time::Instant,
-    last: std::time::Instant,
-    quiet: bool,
-}
-
-impl Progress {
-    /// Says nothing at all if `quiet`.
-    pub fn new(quiet: bool) -> Self {
-        let start = std::time::Instant::now();
-        Progress {
-            start,
-            last: start,
-            quiet,
-        }
-    }
-
-    /// `what` is being done now.
-    pub fn at(&mut self, what: impl FnOnce() -> String) {
-        if self.quiet || self.last.elapsed().as_secs() < 2 {
-            return;
-        }
-        self.last = std::time::Instant::now();
-        eprintln!("[{:4} s] {}", self.start.elapsed().as_secs(), what());
-    }
-}

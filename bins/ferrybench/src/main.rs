@@ -2,14 +2,20 @@
 
 mod bare;
 mod bench;
+mod budget;
+mod case;
 mod cli;
 mod daemon;
 mod engine;
 mod error;
 mod machine;
 mod migrate;
+mod preset;
 mod process;
+mod progress;
 mod report;
+mod rig;
+mod sample;
 mod strace;
 mod workload;
 
@@ -19,9 +25,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
+use crate::budget::Budget;
 use crate::cli::{Bench, Cli, Command, Output};
+use crate::engine::Goal;
 use crate::error::BenchError;
-use crate::machine::{Machine, Progress};
+use crate::machine::Machine;
+use crate::progress::Progress;
 use crate::report::{html, table, Report};
 
 fn main() -> ExitCode {
@@ -67,7 +76,8 @@ pub fn write_file(path: Option<&Path>, text: impl FnOnce() -> String) -> Result<
     std::fs::write(path, text()).map_err(BenchError::io("write", path))
 }
 
-/// JSON of a report and the HTML that goes with it, where they are wanted.
+/// JSON of a report, and the HTML and the picture that go with it, where they are
+/// wanted.
 ///
 /// # Errors
 /// [`BenchError::Io`].
@@ -75,11 +85,13 @@ pub fn write_output(
     output: &Output,
     report: &impl serde::Serialize,
     html: impl FnOnce() -> String,
+    picture: impl FnOnce() -> String,
 ) -> Result<(), BenchError> {
     // Reports hold nothing that JSON cannot.
     let json = || serde_json::to_string_pretty(report).unwrap_or_default();
     write_file(output.json.as_deref(), json)?;
-    write_file(output.html.as_deref(), html)
+    write_file(output.html.as_deref(), html)?;
+    write_file(output.svg.as_deref(), picture)
 }
 
 /// Prints where it was measured and what came out, to be pasted into Markdown.
@@ -109,23 +121,19 @@ fn run(
     base: Option<Option<&str>>,
     default: &[&str],
 ) -> Result<bool, BenchError> {
-    let daemons = cli::daemons(&bench.daemon, default)?;
-    let position = |name: &str| daemons.iter().position(|spec| spec.name == name);
-    let base = match base {
-        None => None,
-        Some(Some(name)) => match position(name) {
-            Some(index) => Some(index),
-            None => return Err(BenchError::Usage(format!("no daemon is called {name}"))),
-        },
-        Some(None) => Some(position("virtiofsd").unwrap_or(0)),
-    };
+    let daemons = bench.daemons.specs(default)?;
+    let base = base.map(|name| bench.daemons.base(&daemons, name));
+    let base = base.transpose()?;
     let mut options = bench.options(rounds);
     if options.syscalls && ferryfs_frontend::spawn::find("STRACE", "strace").is_none() {
         eprintln!("ferrybench: no strace found; system calls are not counted");
         options.syscalls = false;
     }
-    let mut progress = Progress::new(bench.output.quiet);
     let cases = bench.cases();
+    let mut progress = Progress::new(bench.output.quiet, cases.len());
+    let budget = bench.budget.map(std::time::Duration::from_secs_f64);
+    let mut budget = budget.map(|time| Budget::new(time, daemons.len(), rounds));
+    let longest = options.goal;
     let mut report = Report {
         machine: Machine::here(&options.dir),
         daemons: daemons
@@ -138,17 +146,32 @@ fn run(
     };
     let mut good = true;
     for (index, case) in cases.iter().enumerate() {
-        progress.at(|| format!("{} ({}/{})", case.label(), index + 1, cases.len()));
+        progress.at(|| case.label());
+        let start = std::time::Instant::now();
+        if let (Some(budget), Goal::Time(longest)) = (&budget, longest) {
+            options.goal = Goal::Time(budget.round(cases.len() - index, longest));
+        }
         let case = bench::run_case(case, &daemons, base, &options, &mut progress)?;
+        if let (Some(budget), Goal::Time(round)) = (&mut budget, options.goal) {
+            budget.took(start.elapsed(), round);
+        }
+        progress.step();
         for daemon in &case.daemons {
             if let Some(error) = &daemon.error {
                 good = false;
-                eprintln!("ferrybench: {} on {}: {error}", case.label, daemon.daemon);
+                let (label, name) = (&case.label, &daemon.daemon);
+                progress.say(&format!("ferrybench: {label} on {name}: {error}"));
             }
         }
         report.cases.push(case);
     }
-    write_output(&bench.output, &report, || html::report(&report))?;
+    drop(progress);
+    write_output(
+        &bench.output,
+        &report,
+        || html::report(&report),
+        || html::picture(&report),
+    )?;
     let syscalls = table::syscalls(&report);
     print_tables(
         &report.machine,

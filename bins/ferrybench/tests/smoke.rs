@@ -26,6 +26,7 @@ fn bench(ferryfsd: &Path, args: &[&str]) -> (String, Value) {
     let dir = tempfile::tempdir().expect("directory");
     let json = dir.path().join("report.json");
     let html = dir.path().join("report.html");
+    let svg = dir.path().join("plots.svg");
     let done = Command::new(env!("CARGO_BIN_EXE_ferrybench"))
         .args(args)
         .args(["--quiet", "--dir"])
@@ -34,6 +35,8 @@ fn bench(ferryfsd: &Path, args: &[&str]) -> (String, Value) {
         .arg(&json)
         .arg("--html")
         .arg(&html)
+        .arg("--svg")
+        .arg(&svg)
         .env("FERRYFSD", ferryfsd)
         .output()
         .expect("ferrybench");
@@ -46,9 +49,14 @@ fn bench(ferryfsd: &Path, args: &[&str]) -> (String, Value) {
     );
     // Everything is in the one file.
     assert!(!html.contains("src=") && !html.contains("href="), "{html}");
+    let svg = std::fs::read_to_string(svg).expect("SVG");
+    assert!(
+        svg.starts_with("<svg xmlns=") && svg.ends_with("</svg>\n"),
+        "{svg}"
+    );
     let json = std::fs::read_to_string(json).expect("JSON");
     let left = std::fs::read_dir(dir.path()).expect("directory").count();
-    assert_eq!(left, 2, "shares are removed");
+    assert_eq!(left, 3, "shares are removed");
     let stdout = String::from_utf8_lossy(&done.stdout).into_owned();
     (stdout, serde_json::from_str(&json).expect("JSON"))
 }
@@ -95,7 +103,7 @@ fn all_workloads_do_what_they_say() {
         .output();
     let listed = String::from_utf8(listed.expect("list").stdout).expect("text");
     let names: Vec<&str> = listed.lines().filter_map(|l| l.split(' ').next()).collect();
-    assert_eq!(names.len(), 21);
+    assert_eq!(names.len(), 22);
     check_cases(&report, names.len(), 1, 24);
     for (case, name) in report["cases"]
         .as_array()
@@ -143,6 +151,47 @@ fn comparisons_pair_their_rounds() {
         assert_eq!(a["rounds"].as_array().map(Vec::len), Some(3));
         assert!(a["ratios"]["ops"]["median"].as_f64() > Some(0.0));
         assert!(b["ratios"].is_null(), "the base has no ratio to itself");
+    }
+}
+
+#[test]
+fn a_daemon_with_one_queue_sits_out_where_there_are_two() {
+    let Some(ferryfsd) = ferryfsd() else { return };
+    let Some(_) = ferryfs_frontend::spawn::find("VIRTIOFSD", "virtiofsd") else {
+        eprintln!("skipped: no virtiofsd");
+        return;
+    };
+    let args = [
+        "compare",
+        "--peer",
+        "virtiofsd",
+        "--case",
+        "getattr depth 2 queues 2",
+        "--case",
+        "getattr depth 1",
+        "--rounds",
+        "2",
+        "--duration",
+        "5",
+        // Not enough for rounds as long as that.
+        "--budget",
+        "1",
+    ];
+    let (stdout, report) = bench(&ferryfsd, &args);
+    let cases = report["cases"].as_array().expect("cases");
+    let [two, one] = [&cases[0]["daemons"], &cases[1]["daemons"]];
+    assert!(two[0]["median"]["ops"].as_u64() > Some(0), "{two}");
+    let skipped = two[1]["skipped"].as_str();
+    if let Some(why) = skipped {
+        assert_eq!(why, "has 1 request queue");
+        assert!(two[1]["median"].is_null() && two[1]["error"].is_null());
+    }
+    // Measured beside it where it can be.
+    assert!(one[0]["ratios"]["ops"]["median"].as_f64() > Some(0.0));
+    assert!(stdout.contains("ferryfsd beside virtiofsd"), "{stdout}");
+    for case in cases {
+        let round = case["round_s"].as_f64();
+        assert!(round < Some(1.0), "longer than the budget: {round:?}");
     }
 }
 

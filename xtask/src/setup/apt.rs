@@ -1,7 +1,7 @@
 //! Packages of Debian: QEMU and the kernel come from backports where the release
 //! itself is too old.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::sources::{self, Source};
 use crate::command::Cmd;
@@ -62,8 +62,29 @@ impl Apt {
             .ok_or_else(|| Fail::new(format!("{meta} depends on no {prefix}*")))
     }
 
+    /// The newest version of `package` that begins with `prefix`.
+    pub fn newest_version(&self, package: &str, prefix: &str) -> Result<String> {
+        let text = Cmd::new("apt-cache").args(["show", package]).output()?;
+        newest_version(&text, prefix)
+            .ok_or_else(|| Fail::new(format!("no package source here has {package} {prefix}*")))
+    }
+
+    /// Downloads `package` of `version` and unpacks it into `dir`, which is emptied
+    /// before. Nothing of it is installed.
+    pub fn unpack(&self, package: &str, version: &str, dir: &Path) -> Result<()> {
+        clear(dir)?;
+        std::fs::create_dir_all(dir).context(dir.display())?;
+        self.download(package, version, dir)?;
+        let deb = find(dir, |name| name.ends_with(".deb"))?;
+        progress::step(format_args!("unpack {package}"));
+        Cmd::new("dpkg-deb")
+            .args(["-x".as_ref(), deb.as_os_str(), dir.as_os_str()])
+            .output()?;
+        std::fs::remove_file(&deb).context(deb.display())
+    }
+
     /// Downloads `package` of `version` into `dir`.
-    pub fn download(&self, package: &str, version: &str, dir: &Path) -> Result<()> {
+    fn download(&self, package: &str, version: &str, dir: &Path) -> Result<()> {
         progress::step(format_args!("download {package}"));
         Cmd::new("apt-get")
             // Its unprivileged user cannot write to our directory.
@@ -73,6 +94,29 @@ impl Apt {
             .output()
             .map(drop)
     }
+}
+
+/// Removes a directory, if it is there.
+pub fn clear(dir: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).context(dir.display()),
+        _ => Ok(()),
+    }
+}
+
+/// The entry of `dir` whose name is `wanted`.
+pub fn find(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
+    std::fs::read_dir(dir)
+        .context(dir.display())?
+        .flatten()
+        .find(|entry| entry.file_name().to_str().is_some_and(&wanted))
+        .map(|entry| entry.path())
+        .ok_or_else(|| {
+            Fail::new(format!(
+                "the package has nothing like it in {}",
+                dir.display()
+            ))
+        })
 }
 
 fn add_backports(codename: &str) -> Result<()> {
@@ -129,6 +173,15 @@ fn newest_dependency(text: &str, prefix: &str) -> Option<(String, String)> {
         .max_by_key(|(_, version)| numbers(version))
 }
 
+/// From the text of `apt-cache show`, which has a stanza per version.
+fn newest_version(text: &str, prefix: &str) -> Option<String> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("Version: "))
+        .filter(|version| version.starts_with(prefix))
+        .max_by_key(|version| numbers(version))
+        .map(str::to_owned)
+}
+
 /// The numbers in a version: enough to order versions of one kernel package.
 fn numbers(version: &str) -> Vec<u64> {
     version
@@ -160,5 +213,22 @@ Depends: linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)
         assert_eq!(name, "linux-image-6.12.95+deb12-cloud-amd64");
         assert_eq!(version, "6.12.95-1~bpo12+1");
         assert_eq!(newest_dependency("Package: meta\n", "linux-image-"), None);
+    }
+
+    #[test]
+    fn the_newest_of_an_older_series_is_taken() {
+        let text = "\
+Package: qemu
+Version: 1:10.0.2+ds-2+deb13u1~bpo12+1
+
+Package: qemu
+Version: 1:7.2+dfsg-7+deb12u15
+
+Package: qemu
+Version: 1:7.2+dfsg-7+deb12u18+b3
+";
+        let newest = newest_version(text, "1:7.2").unwrap();
+        assert_eq!(newest, "1:7.2+dfsg-7+deb12u18+b3");
+        assert_eq!(newest_version(text, "1:8.2"), None);
     }
 }

@@ -1,12 +1,11 @@
 //! The guest's kernel: taken out of Debian's package, which is not installed, so
 //! that the machine's own boot files stay as they are.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::apt::Apt;
-use crate::command::Cmd;
-use crate::fail::{need, Context, Fail, Result};
-use crate::{progress, workspace};
+use super::apt::{clear, find, Apt};
+use crate::fail::{need, Context, Result};
+use crate::workspace;
 
 const META: &str = "linux-image-cloud-amd64";
 /// What must be built in, since the guest has no modules.
@@ -63,14 +62,7 @@ fn lacking(config: &str) -> Vec<&'static str> {
 pub fn fetch(apt: &Apt) -> Result<()> {
     let (package, version) = apt.newest_dependency(META, "linux-image-")?;
     let work = workspace::cache().join("unpack");
-    clear(&work)?;
-    std::fs::create_dir_all(&work).context(work.display())?;
-    apt.download(&package, &version, &work)?;
-    let deb = find(&work, |name| name.ends_with(".deb"))?;
-    progress::step("unpack the kernel");
-    Cmd::new("dpkg-deb")
-        .args(["-x".as_ref(), deb.as_os_str(), work.as_os_str()])
-        .output()?;
+    apt.unpack(&package, &version, &work)?;
     let boot = work.join("boot");
     let config = find(&boot, |name| name.starts_with("config-"))?;
     let lacks = lacking(&std::fs::read_to_string(&config).context(config.display())?);
@@ -85,27 +77,6 @@ pub fn fetch(apt: &Apt) -> Result<()> {
         std::fs::rename(&from, &to).context(to.display())?;
     }
     clear(&work)
-}
-
-fn clear(dir: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).context(dir.display()),
-        _ => Ok(()),
-    }
-}
-
-fn find(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
-    std::fs::read_dir(dir)
-        .context(dir.display())?
-        .flatten()
-        .find(|entry| entry.file_name().to_str().is_some_and(&wanted))
-        .map(|entry| entry.path())
-        .ok_or_else(|| {
-            Fail::new(format!(
-                "the package has nothing like it in {}",
-                dir.display()
-            ))
-        })
 }
 
 #[cfg(test)]

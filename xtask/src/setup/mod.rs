@@ -1,8 +1,9 @@
 //! `setup-e2e`: what the end-to-end tests need of the machine. Quick when all is
-//! there already.
+//! there already. `setup-peers`: other projects' daemons, to be measured beside ours.
 
 mod apt;
 mod kernel;
+mod peers;
 mod sources;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +11,8 @@ use std::path::{Path, PathBuf};
 use crate::command::{exists, Cmd};
 use crate::fail::{need, Fail, Result};
 use crate::progress;
+
+pub use self::peers::run as peers;
 
 /// First QEMU whose vhost-user-fs device migrates its back-end's state.
 const QEMU_MIN: (u32, u32) = (8, 2);

@@ -43,6 +43,14 @@ pub fn render(head: &[&str], rows: &[Vec<String>]) -> String {
 /// Heading of the column that lists calls by name.
 const CALLS: &str = "system calls per operation";
 
+/// What stands where a figure would.
+fn absent(daemon: &DaemonReport) -> &'static str {
+    match daemon.skipped {
+        Some(_) => "-",
+        None => "failed",
+    }
+}
+
 fn figures(case: &CaseReport, daemon: &DaemonReport, syscalls: bool) -> Vec<String> {
     let mut row = vec![case.label.clone(), daemon.daemon.clone()];
     let bare = case.bare.map_or_else(|| "-".to_owned(), |b| number(b.us));
@@ -59,7 +67,7 @@ fn figures(case: &CaseReport, daemon: &DaemonReport, syscalls: bool) -> Vec<Stri
             ];
             row.extend(figures.map(number));
         }
-        None => row.extend(std::iter::repeat_n("failed".to_owned(), 7)),
+        None => row.extend(std::iter::repeat_n(absent(daemon).to_owned(), 7)),
     }
     if syscalls {
         let all = daemon.syscalls.as_ref().map(|calls| calls.values().sum());
@@ -111,12 +119,12 @@ pub fn ratios(report: &Report) -> String {
                 continue;
             };
             let mut row = vec![case.label.clone()];
-            let cell = |d: &DaemonReport, figure: fn(&crate::bench::Sample) -> f64| {
+            let cell = |d: &DaemonReport, figure: fn(&crate::sample::Sample) -> f64| {
                 d.median
                     .as_ref()
-                    .map_or_else(|| "failed".to_owned(), |sample| number(figure(sample)))
+                    .map_or_else(|| absent(d).to_owned(), |sample| number(figure(sample)))
             };
-            let ratio = |pick: fn(&crate::bench::Ratios) -> f64| {
+            let ratio = |pick: fn(&crate::sample::Ratios) -> f64| {
                 daemon
                     .ratios
                     .as_ref()

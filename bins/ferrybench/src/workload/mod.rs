@@ -43,6 +43,9 @@ pub enum Workload {
     /// Write 4 KiB at random
     #[value(name = "write-4k")]
     Write4k,
+    /// Write 128 KiB in sequence
+    #[value(name = "write-128k")]
+    Write128k,
     /// Write 1 MiB in sequence
     #[value(name = "write-1m")]
     Write1m,
@@ -79,7 +82,7 @@ impl Workload {
     /// Bytes of data each place needs.
     pub fn data(self, sizes: &Sizes) -> usize {
         match self {
-            Workload::Read128k => 128 << 10,
+            Workload::Read128k | Workload::Write128k => 128 << 10,
             Workload::Read1m | Workload::Write1m => 1 << 20,
             Workload::Readdir | Workload::Readdirplus => sizes.dir_buffer as usize,
             _ => 4096,
@@ -88,10 +91,10 @@ impl Workload {
 
     /// Whether it leaves much to be written back.
     pub fn writes(self) -> bool {
-        use Workload::{Create, Fsync, Mkdir, SmallFiles, Write1m, Write4k};
+        use Workload::{Create, Fsync, Mkdir, SmallFiles, Write128k, Write1m, Write4k};
         matches!(
             self,
-            Write4k | Write1m | Fsync | SmallFiles | Create | Mkdir
+            Write4k | Write128k | Write1m | Fsync | SmallFiles | Create | Mkdir
         )
     }
 
@@ -117,6 +120,7 @@ impl Workload {
             Workload::Read128k => Box::new(data::Read::new(lane, 128 << 10, false)?),
             Workload::Read1m => Box::new(data::Read::new(lane, 1 << 20, false)?),
             Workload::Write4k => Box::new(data::Write::new(lane, 4096, true, false)?),
+            Workload::Write128k => Box::new(data::Write::new(lane, 128 << 10, false, false)?),
             Workload::Write1m => Box::new(data::Write::new(lane, 1 << 20, false, false)?),
             Workload::Fsync => Box::new(data::Write::new(lane, 4096, true, true)?),
             Workload::Readdir => Box::new(dirs::List::new(lane, false)?),

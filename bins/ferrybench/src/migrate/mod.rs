@@ -1,6 +1,8 @@
 //! What a live migration costs: the source collects while the guest runs, saves while
 //! it stands still, the destination loads, and the guest goes on.
 
+mod report;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,13 +14,14 @@ use ferryfs_frontend::vmm::LoadOrder;
 use ferryfs_frontend::{Daemon, Frontend, FsClient, Vm, VmConfig};
 use serde::Serialize;
 
-use crate::cli::{self, Migrate, Mode};
+use crate::cli::{Migrate, Mode};
 use crate::daemon::DaemonSpec;
 use crate::error::{expect_eq, BenchError};
-use crate::machine::{Machine, Progress, Scratch};
+use crate::machine::{Machine, Scratch};
 use crate::process::{is_busy, Usage};
-use crate::report::plot::{log_log, Line};
-use crate::report::{bytes, html, number, table, time};
+use crate::progress::Progress;
+
+use self::report::Report;
 
 /// Files per directory.
 const PER_DIR: u64 = 1000;
@@ -57,14 +60,20 @@ pub struct Crossing {
     pub source_rss: u64,
     /// Source: most, over the whole crossing.
     pub source_peak_rss: u64,
+    /// Source: most that it had more than when idle.
+    pub source_peak_grown: u64,
     /// Source: descriptors with all inodes looked up.
     pub source_fds: usize,
     /// Source: resident bytes per inode.
     pub source_per_inode: f64,
+    /// Destination: resident memory before the load.
+    pub destination_idle_rss: u64,
     /// Destination: after the load.
     pub destination_rss: u64,
     /// Destination: most.
     pub destination_peak_rss: u64,
+    /// Destination: most that it had more than when idle.
+    pub destination_peak_grown: u64,
     /// Destination: descriptors.
     pub destination_fds: usize,
     /// Destination: resident bytes per inode.
@@ -95,13 +104,6 @@ pub struct Point {
     pub error: Option<String>,
     /// Medians over the rounds.
     pub crossing: Option<Crossing>,
-}
-
-#[derive(Debug, Serialize)]
-struct Report {
-    machine: Machine,
-    daemons: Vec<(String, String)>,
-    points: Vec<Point>,
 }
 
 /// The share: directories of [`PER_DIR`] files, as many as asked for so far.
@@ -321,11 +323,16 @@ impl Bench<'_> {
         result.destination_rss = figures.rss;
         result.destination_peak_rss = figures.peak_rss;
         result.destination_fds = figures.fds;
+        result.destination_idle_rss = idle;
+        result.destination_peak_grown = figures.peak_rss.saturating_sub(idle);
         let grown = figures.rss.saturating_sub(idle);
         result.destination_per_inode = grown as f64 / self.inodes as f64;
         result.source_peak_rss = ProcessFigures::of(source.serving_pid())
             .map(|figures| figures.peak_rss)
             .unwrap_or(result.source_rss);
+        result.source_peak_grown = result
+            .source_peak_rss
+            .saturating_sub(result.source_idle_rss);
         drop(left);
         progress.at(|| format!("{}: comparing", self.spec.name));
         result.verified = guest.verify(&fs, self.population)?;
@@ -366,6 +373,8 @@ fn median(rounds: &[Crossing]) -> Option<Crossing> {
         first_answer_s: float(|c| c.first_answer_s),
         source_peak_rss: most(|c| c.source_peak_rss),
         destination_peak_rss: most(|c| c.destination_peak_rss),
+        source_peak_grown: most(|c| c.source_peak_grown),
+        destination_peak_grown: most(|c| c.destination_peak_grown),
         ..*first
     })
 }
@@ -375,8 +384,7 @@ fn median(rounds: &[Crossing]) -> Option<Crossing> {
 /// # Errors
 /// What fails on the host.
 pub fn run(options: &Migrate) -> Result<bool, BenchError> {
-    let daemons = cli::daemons(&options.daemon, &["ferryfsd", "virtiofsd"])?;
-    let mut progress = Progress::new(options.output.quiet);
+    let daemons = options.daemons.specs(&["ferryfsd", "virtiofsd"])?;
     let dir = options.output.dir();
     let mut population = Population {
         share: Scratch::new(&dir)?,
@@ -393,6 +401,9 @@ pub fn run(options: &Migrate) -> Result<bool, BenchError> {
     let mut sizes = options.inodes.clone();
     sizes.sort_unstable();
     sizes.dedup();
+    let crossings = sizes.len() * options.mode.len() * daemons.len();
+    let steps = crossings * usize::from(options.rounds);
+    let mut progress = Progress::new(options.output.quiet, steps);
     for inodes in sizes {
         population.grow(inodes, &mut progress)?;
         for mode in &options.mode {
@@ -417,33 +428,35 @@ pub fn run(options: &Migrate) -> Result<bool, BenchError> {
                             Err(error) => *rounds = Err(error),
                         }
                     }
+                    progress.step();
                 }
             }
             for (bench, rounds) in benches.iter().zip(rounds) {
-                report.points.push(point(bench, *mode, rounds));
+                report
+                    .points
+                    .push(point(bench, *mode, rounds, &mut progress));
             }
         }
     }
-    crate::write_output(&options.output, &report, || page(&report))?;
-    crate::print_tables(
-        &report.machine,
-        &[
-            times_table(&report),
-            memory_table(&report),
-            ratio_table(&report),
-        ],
-    )?;
+    drop(progress);
+    report.write(&options.output)?;
     Ok(report.points.iter().all(|point| point.error.is_none()))
 }
 
-fn point(bench: &Bench<'_>, mode: Mode, rounds: Result<Vec<Crossing>, BenchError>) -> Point {
+fn point(
+    bench: &Bench<'_>,
+    mode: Mode,
+    rounds: Result<Vec<Crossing>, BenchError>,
+    progress: &mut Progress,
+) -> Point {
     let daemon = bench.spec.name.clone();
     let (error, crossing) = match rounds {
         Ok(rounds) => (None, median(&rounds)),
         Err(error) => {
             let error = crate::error::chain(&error);
             let inodes = bench.inodes;
-            eprintln!("ferrybench: {daemon} {} {inodes}: {error}", mode.name());
+            let mode = mode.name();
+            progress.say(&format!("ferrybench: {daemon} {mode} {inodes}: {error}"));
             (Some(error), None)
         }
     };
@@ -455,189 +468,4 @@ fn point(bench: &Bench<'_>, mode: Mode, rounds: Result<Vec<Crossing>, BenchError
         error,
         crossing,
     }
-}
-
-fn rows(
-    report: &Report,
-    columns: usize,
-    cells: fn(&Crossing, u64) -> Vec<String>,
-) -> Vec<Vec<String>> {
-    let row = |point: &Point| {
-        let mut row = vec![
-            format!("{} {}", point.daemon, point.mode),
-            point.inodes.to_string(),
-        ];
-        match &point.crossing {
-            Some(crossing) => row.extend(cells(crossing, point.inodes)),
-            None => row.extend(std::iter::repeat_n("failed".to_owned(), columns)),
-        }
-        row
-    };
-    report.points.iter().map(row).collect()
-}
-
-fn times_table(report: &Report) -> String {
-    let head = [
-        "daemon",
-        "inodes",
-        "collect",
-        "CPU",
-        "stop",
-        "stop and save",
-        "state",
-        "B/inode",
-        "load",
-        "us/inode",
-        "first answer",
-        "checked",
-    ];
-    let rows = rows(report, 10, |c, inodes| {
-        vec![
-            time(c.collect_s),
-            time(c.collect_cpu_s),
-            time(c.stop_s),
-            time(c.save_s),
-            bytes(c.state_bytes as f64),
-            number(c.state_bytes as f64 / inodes as f64),
-            time(c.load_s),
-            number(c.load_s * 1e6 / inodes as f64),
-            time(c.first_answer_s),
-            c.verified.to_string(),
-        ]
-    });
-    table::render(&head, &rows)
-}
-
-fn memory_table(report: &Report) -> String {
-    let head = [
-        "daemon",
-        "inodes",
-        "source",
-        "peak",
-        "B/inode",
-        "fds",
-        "destination",
-        "peak",
-        "B/inode",
-        "fds",
-    ];
-    let rows = rows(report, 8, |c, _| {
-        vec![
-            bytes(c.source_rss as f64),
-            bytes(c.source_peak_rss as f64),
-            number(c.source_per_inode),
-            c.source_fds.to_string(),
-            bytes(c.destination_rss as f64),
-            bytes(c.destination_peak_rss as f64),
-            number(c.destination_per_inode),
-            c.destination_fds.to_string(),
-        ]
-    });
-    table::render(&head, &rows)
-}
-
-/// Each daemon beside virtiofsd, or beside the first one. Empty for one daemon.
-fn ratio_table(report: &Report) -> String {
-    let named = |name: &str| report.daemons.iter().any(|(daemon, _)| daemon == name);
-    let base = match (named("virtiofsd"), report.daemons.first()) {
-        (true, _) => "virtiofsd".to_owned(),
-        (false, Some((first, _))) => first.clone(),
-        (false, None) => return String::new(),
-    };
-    let mut rows = Vec::new();
-    for point in report.points.iter().filter(|point| point.daemon != base) {
-        let beside = report.points.iter().find(|other| {
-            other.daemon == base && (other.mode, other.inodes) == (point.mode, point.inodes)
-        });
-        let (Some(a), Some(b)) = (point.crossing, beside.and_then(|other| other.crossing)) else {
-            continue;
-        };
-        let ratio = |figure: fn(&Crossing) -> f64| format!("{:.2}x", figure(&a) / figure(&b));
-        rows.push(vec![
-            format!("{} / {base} {}", point.daemon, point.mode),
-            point.inodes.to_string(),
-            ratio(|c| c.collect_s),
-            ratio(|c| c.save_s),
-            ratio(|c| c.state_bytes as f64),
-            ratio(|c| c.load_s),
-            ratio(Crossing::downtime_s),
-            ratio(|c| c.source_peak_rss as f64),
-            ratio(|c| c.destination_peak_rss as f64),
-        ]);
-    }
-    let head = [
-        "ratio",
-        "inodes",
-        "collect",
-        "stop and save",
-        "state",
-        "load",
-        "downtime",
-        "source peak",
-        "destination peak",
-    ];
-    match rows.is_empty() {
-        true => String::new(),
-        false => table::render(&head, &rows),
-    }
-}
-
-fn page(report: &Report) -> String {
-    let mut names: Vec<(String, &'static str)> = Vec::new();
-    for point in &report.points {
-        let name = (point.daemon.clone(), point.mode);
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    let lines = |figure: fn(&Crossing) -> f64| -> Vec<Line> {
-        let line = |(daemon, mode): &(String, &'static str)| {
-            let own = report.points.iter();
-            let own = own.filter(|p| (&p.daemon, p.mode) == (daemon, *mode));
-            let at = |p: &Point| Some((p.inodes as f64, figure(p.crossing.as_ref()?)));
-            Line {
-                name: format!("{daemon} {mode}"),
-                points: own.filter_map(at).collect(),
-            }
-        };
-        names.iter().map(line).collect()
-    };
-    let plots = [
-        log_log(
-            "Collect, while the guest runs",
-            &lines(|c| c.collect_s),
-            time,
-        ),
-        log_log("Stop and save", &lines(|c| c.save_s), time),
-        log_log("Load", &lines(|c| c.load_s), time),
-        log_log(
-            "Downtime: save, load, first answer",
-            &lines(Crossing::downtime_s),
-            time,
-        ),
-        log_log("Size of the state", &lines(|c| c.state_bytes as f64), bytes),
-        log_log(
-            "Peak memory of the source",
-            &lines(|c| c.source_peak_rss as f64),
-            bytes,
-        ),
-        log_log(
-            "Peak memory of the destination",
-            &lines(|c| c.destination_peak_rss as f64),
-            bytes,
-        ),
-    ];
-    let sections = [
-        ("Over the number of inodes".to_owned(), plots.concat()),
-        ("Ratios".to_owned(), html::pre(&ratio_table(report))),
-        ("Times".to_owned(), html::pre(&times_table(report))),
-        ("Memory".to_owned(), html::pre(&memory_table(report))),
-    ];
-    let machine = &report.machine;
-    html::page(
-        "ferrybench migrate",
-        &machine.line(),
-        &machine.command,
-        &sections,
-    )
 }
