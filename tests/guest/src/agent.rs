@@ -75,13 +75,18 @@ impl Agent {
         match command {
             "ping" => Ok(String::new()),
             "mount" => sys::mount(TAG, MOUNT, "virtiofs").map(|()| String::new()),
-            "checks" => Ok(checks::ALL.map(|(name, _)| name).join(" ")),
-            "drop-caches" => sys::drop_caches(arg).map(|()| String::new()),
-            "prepare" => {
-                let (name, prepare) = checks::ALL
+            "checks" => {
+                let (_, set) = checks::SETS
                     .iter()
                     .find(|(name, _)| *name == arg)
-                    .ok_or_else(|| Failure::new(format!("no check {arg:?}")))?;
+                    .ok_or_else(|| Failure::new(format!("no set of checks {arg:?}")))?;
+                let names: Vec<_> = set.iter().map(|(name, _)| *name).collect();
+                Ok(names.join(" "))
+            }
+            "drop-caches" => sys::drop_caches(arg).map(|()| String::new()),
+            "prepare" => {
+                let (name, prepare) =
+                    checks::find(arg).ok_or_else(|| Failure::new(format!("no check {arg:?}")))?;
                 self.live.insert(name, prepare()?);
                 Ok(String::new())
             }

@@ -4,13 +4,13 @@
 use std::fs::FileType;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, CWD};
 use rustix::io::Errno;
 
-use crate::{pattern, records, text};
+use crate::{extents, pattern, records, text};
 
 /// One object below the share's root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +50,38 @@ pub enum Object {
     Socket,
     /// A character device, by `st_rdev`.
     CharDevice(u64),
+    /// Anything with this owner and group, and these permissions.
+    Owned {
+        /// `st_uid`.
+        uid: u32,
+        /// `st_gid`.
+        gid: u32,
+        /// Permission bits, set-id and sticky bits.
+        mode: u32,
+    },
+    /// Anything with an extended attribute of this value.
+    Xattr {
+        /// Its full name.
+        name: Vec<u8>,
+        /// The value.
+        value: Vec<u8>,
+    },
+    /// A regular file that may be larger than a memory: what it has at one place, and
+    /// what the host keeps for it at most.
+    Sparse {
+        /// `st_size`.
+        size: u64,
+        /// Bytes that are allocated at most.
+        most: u64,
+        /// Where.
+        at: u64,
+        /// Bytes there.
+        len: u64,
+        /// Hash of them.
+        fnv: u64,
+    },
+    /// A regular file whose data are another's, too: one copy on the disk.
+    Cloned,
 }
 
 impl Expectation {
@@ -84,6 +116,18 @@ impl Expectation {
             Object::Fifo => "fifo".to_owned(),
             Object::Socket => "socket".to_owned(),
             Object::CharDevice(rdev) => format!("char-device|{rdev}"),
+            Object::Owned { uid, gid, mode } => format!("owned|{uid}|{gid}|{mode}"),
+            Object::Xattr { name, value } => {
+                format!("xattr|{}|{}", text::encode(name), text::encode(value))
+            }
+            Object::Sparse {
+                size,
+                most,
+                at,
+                len,
+                fnv,
+            } => format!("sparse|{size}|{most}|{at}|{len}|{fnv:x}"),
+            Object::Cloned => "cloned".to_owned(),
         };
         format!("{path}|{object}")
     }
@@ -109,6 +153,23 @@ impl Expectation {
             "fifo" => Object::Fifo,
             "socket" => Object::Socket,
             "char-device" => Object::CharDevice(next()?.parse().ok()?),
+            "owned" => Object::Owned {
+                uid: next()?.parse().ok()?,
+                gid: next()?.parse().ok()?,
+                mode: next()?.parse().ok()?,
+            },
+            "xattr" => Object::Xattr {
+                name: text::decode(next()?)?,
+                value: text::decode(next()?)?,
+            },
+            "sparse" => Object::Sparse {
+                size: next()?.parse().ok()?,
+                most: next()?.parse().ok()?,
+                at: next()?.parse().ok()?,
+                len: next()?.parse().ok()?,
+                fnv: u64::from_str_radix(next()?, 16).ok()?,
+            },
+            "cloned" => Object::Cloned,
             _ => return None,
         };
         Some(Self { path, object })
@@ -174,6 +235,58 @@ impl Expectation {
                 let data = std::fs::read(&path).map_err(|e| text::error(&e))?;
                 records::check(*seed, &data, *count)
             }
+            Object::Owned { uid, gid, mode } => {
+                let got = (found.uid(), found.gid(), found.mode() & 0o7777);
+                if got != (*uid, *gid, *mode) {
+                    return Err(format!(
+                        "{}:{} {:04o} instead of {uid}:{gid} {mode:04o}",
+                        got.0, got.1, got.2
+                    ));
+                }
+                Ok(())
+            }
+            Object::Xattr { name, value } => {
+                let shown = |bytes: &[u8]| format!("{:?}", String::from_utf8_lossy(bytes));
+                let mut got = vec![0; 65_536];
+                let len = rustix::fs::lgetxattr(&path, &name[..], &mut got[..])
+                    .map_err(|e| format!("{}: {}", shown(name), text::error(&e.into())))?;
+                if got[..len] != value[..] {
+                    let (name, got, value) = (shown(name), shown(&got[..len]), shown(value));
+                    return Err(format!("{name} is {got} instead of {value}"));
+                }
+                Ok(())
+            }
+            Object::Sparse {
+                size,
+                most,
+                at,
+                len,
+                fnv,
+            } => {
+                is(kind.is_file(), "a file")?;
+                let allocated = found.blocks() * 512;
+                if found.len() != *size || allocated > *most {
+                    return Err(format!(
+                        "{} bytes, {allocated} allocated, instead of {size}, at most {most}",
+                        found.len()
+                    ));
+                }
+                let file = std::fs::File::open(&path).map_err(|e| text::error(&e))?;
+                let mut data = vec![0; *len as usize];
+                file.read_exact_at(&mut data, *at)
+                    .map_err(|e| format!("read at {at}: {}", text::error(&e)))?;
+                is(pattern::fnv(&data) == *fnv, "other bytes")
+                    .map_err(|_| format!("{len} bytes at {at} are not the expected ones"))
+            }
+            Object::Cloned => {
+                is(kind.is_file(), "a file")?;
+                let file = std::fs::File::open(&path).map_err(|e| text::error(&e))?;
+                match extents::all_shared(&file) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err("has its own data instead of another's".to_owned()),
+                    Err(e) => Err(format!("FIEMAP: {}", text::error(&e))),
+                }
+            }
         }
     }
 }
@@ -206,6 +319,27 @@ mod tests {
             Object::Fifo,
             Object::Socket,
             Object::CharDevice(259),
+            Object::Owned {
+                uid: 1,
+                gid: u32::MAX - 1,
+                mode: 0o4755,
+            },
+            Object::Xattr {
+                name: b"user.a b".to_vec(),
+                value: b"\0|\xff".to_vec(),
+            },
+            Object::Xattr {
+                name: b"user.empty".to_vec(),
+                value: Vec::new(),
+            },
+            Object::Sparse {
+                size: 1 << 40,
+                most: 4_096,
+                at: 1 << 33,
+                len: 10,
+                fnv: 11,
+            },
+            Object::Cloned,
         ] {
             let e = Expectation::new(odd.clone(), object);
             assert_eq!(Expectation::from_word(&e.to_word()), Some(e));
@@ -233,6 +367,31 @@ mod tests {
         assert!(ok(Expectation::new("f", Object::Absent)).is_err());
         assert!(ok(Expectation::new("f", Object::Fifo)).is_err());
         assert_eq!(ok(Expectation::new("no/where", Object::Absent)), Ok(()));
+        let sparse = |at, len, fnv| Object::Sparse {
+            size: 3,
+            most: 8_192,
+            at,
+            len,
+            fnv,
+        };
+        let hash = pattern::fnv(b"bc");
+        assert_eq!(ok(Expectation::new("f", sparse(1, 2, hash))), Ok(()));
+        assert!(ok(Expectation::new("f", sparse(0, 2, hash))).is_err());
+        assert!(ok(Expectation::new("f", sparse(2, 2, hash))).is_err());
+        let seen = dir.join("f").metadata().unwrap();
+        let owned = |mode| Object::Owned {
+            uid: seen.uid(),
+            gid: seen.gid(),
+            mode,
+        };
+        let mode = seen.mode() & 0o7777;
+        assert_eq!(ok(Expectation::new("f", owned(mode))), Ok(()));
+        assert!(ok(Expectation::new("f", owned(mode ^ 1))).is_err());
+        let attribute = Object::Xattr {
+            name: b"user.none".to_vec(),
+            value: Vec::new(),
+        };
+        assert!(ok(Expectation::new("f", attribute)).is_err());
         assert!(ok(Expectation::file("no/where", b"")).is_err());
         std::fs::remove_dir_all(&dir).unwrap();
     }

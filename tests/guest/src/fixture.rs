@@ -15,6 +15,38 @@ pub const ENTRIES: usize = 3_000;
 pub const OPEN_FILES: usize = 2_000;
 /// Directory on which the host mounts another file system, where it may.
 pub const SUBMOUNT: &str = "fixture/submount";
+/// Directory in which the host mounts what the checks of features need.
+pub const PLACES: &str = "places";
+/// A small file system in memory. Its name has to be taken literally.
+pub const SMALL: &str = "places/a small\tdisk\\040";
+/// Another one, mounted in that one.
+pub const NESTED: &str = "places/a small\tdisk\\040/nested";
+/// Bytes of either.
+pub const SMALL_SIZE: u64 = 1 << 20;
+/// A directory of the share itself, mounted once more.
+pub const BOUND: &str = "places/bound";
+/// And what is mounted there.
+pub const BOUND_FROM: &str = "places/bound-from";
+/// A file system whose files can have their data in common (btrfs).
+pub const CLONING: &str = "places/cloning";
+/// A subvolume of it that holds so many bytes at most.
+pub const LIMITED: &str = "places/cloning/limited";
+/// Bytes that it may hold.
+pub const QUOTA: u64 = 4 << 20;
+/// Directory for translated ids, with a file of two of them and one of the host's
+/// root in it. In the guest the directory is root's.
+pub const TRANSLATED: &str = "fixture/translated";
+/// What the ids 0 to [`IDS`] of the guest are on the host: users and groups.
+pub const HOST_IDS: (u32, u32) = (100_000, 200_000);
+/// How many are translated.
+pub const IDS: u32 = 1_000;
+/// What the host's root is to a guest with translated ids, user and group.
+pub const SQUASHED: u32 = 65_534;
+/// Ids that such a guest must not use: the first, and how many.
+pub const FORBIDDEN: (u32, u32) = (5_000, 10);
+/// Owner and group, in the guest, of `of-others` in [`TRANSLATED`].
+pub const OTHERS: (u32, u32) = (7, 8);
+
 /// The agent's own executable, to be run from the share.
 pub const PROGRAM: &str = "fixture/program";
 

@@ -5,6 +5,7 @@
 //! to send the other any: each computes what must be there.
 
 pub mod expectation;
+pub mod extents;
 pub mod fixture;
 pub mod pattern;
 pub mod records;

@@ -87,10 +87,15 @@ pub fn raw_terminal(file: &File) -> Result<()> {
 /// Runs `work` with the calling thread's file system identity being `id` (user
 /// and group), as an NFS server does for its clients.
 pub fn as_user<T>(id: u32, work: impl FnOnce() -> T) -> T {
+    as_ids(id, id, work)
+}
+
+/// As [`as_user`], with a group of another number.
+pub fn as_ids<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> T {
     // SAFETY: these calls take plain numbers and touch no memory.
     unsafe {
-        libc::setfsgid(id);
-        libc::setfsuid(id);
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
     }
     let result = work();
     // SAFETY: as above.
@@ -107,6 +112,46 @@ pub fn become_user(id: u32, group: u32) -> Result<()> {
     set_thread_groups(&[Gid::from_raw(group)]).at("setgroups")?;
     set_thread_gid(Gid::from_raw(id)).at("setgid")?;
     set_thread_uid(Uid::from_raw(id)).at("setuid")
+}
+
+/// Runs `work` under a file mode mask. For a time when no other thread makes files.
+pub fn masked<T>(mask: u32, work: impl FnOnce() -> T) -> T {
+    let before = rustix::process::umask(rustix::fs::Mode::from_bits_retain(mask));
+    let result = work();
+    rustix::process::umask(before);
+    result
+}
+
+/// The extended attribute `name` of `path`, symbolic links not followed; `None` if
+/// there is none.
+pub fn xattr(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
+    let mut value = vec![0; 4_096];
+    match rustix::fs::lgetxattr(path, name, &mut value[..]) {
+        Ok(len) => {
+            value.truncate(len);
+            Ok(Some(value))
+        }
+        Err(rustix::io::Errno::NODATA) => Ok(None),
+        Err(e) => Err(e).at(format_args!("getxattr {name} of {}", path.display())),
+    }
+}
+
+/// Fails unless `got` is the error `want`.
+pub fn need_error<T>(
+    what: impl fmt::Display,
+    got: rustix::io::Result<T>,
+    want: rustix::io::Errno,
+) -> Result<()> {
+    let name = |e: rustix::io::Errno| text::errno_name(e.raw_os_error());
+    match got {
+        Err(e) if e == want => Ok(()),
+        Err(e) => Err(Failure(format!(
+            "{what}: {} instead of {}",
+            name(e),
+            name(want)
+        ))),
+        Ok(_) => Err(Failure(format!("{what}: done, instead of {}", name(want)))),
+    }
 }
 
 /// Drops clean pages (1), unused inodes (2) or both (3), so that what follows is

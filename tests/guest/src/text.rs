@@ -68,6 +68,7 @@ pub fn errno_name(errno: i32) -> String {
         (libc::ENOTCONN, "ENOTCONN"),
         (libc::ETIMEDOUT, "ETIMEDOUT"),
         (libc::ESTALE, "ESTALE"),
+        (libc::EDQUOT, "EDQUOT"),
     ];
     NAMES
         .iter()

@@ -62,6 +62,8 @@ pub struct Setup {
     pub writeback: bool,
     /// Whether to survive its front-end (ferryfsd).
     pub keep_listening: bool,
+    /// Other options, which both have.
+    pub options: &'static [&'static str],
 }
 
 /// A running daemon.
@@ -90,6 +92,7 @@ impl Daemon {
         if setup.writeback {
             command.arg("--writeback");
         }
+        command.args(setup.options);
         match program.kind {
             Kind::Virtiofsd => {
                 command.args(["--sandbox", "none", "--seccomp", "none"]);

@@ -22,7 +22,6 @@ const GO_ON: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(30);
 /// What has been sent when a migration is cancelled, in bytes.
 const MIDST: u64 = 3 << 20;
-const HOPS: usize = 5;
 const REMOUNTS: usize = 5;
 /// How often a daemon must refuse in a row.
 const REFUSALS: usize = 2;
@@ -129,12 +128,12 @@ impl Journeying<'_> {
     fn live(&mut self, living: &mut Living) -> Result<()> {
         self.prepare(living)?;
         match self.run.scenario.journey {
-            Journey::Hop | Journey::Writeback => self.hop(living)?,
+            Journey::Writeback => self.hop(living)?,
             Journey::StockAndBack | Journey::ToStockAndBack => {
                 self.hop(living)?;
                 self.hop(living)?;
             }
-            Journey::FiveHops => (0..HOPS).try_for_each(|_| self.hop(living))?,
+            Journey::Hops(count) => (0..count).try_for_each(|_| self.hop(living))?,
             Journey::CancelRetry => {
                 self.cancel(living)?;
                 self.hop(living)?;
@@ -161,6 +160,7 @@ impl Journeying<'_> {
             format: formats[self.started % formats.len()],
             writeback: self.run.scenario.journey == Journey::Writeback,
             keep_listening: false,
+            options: self.run.scenario.work.options(),
         }
     }
 
@@ -183,7 +183,8 @@ impl Journeying<'_> {
     fn vm(&mut self, daemon: &Daemon, start: &Start) -> Result<Vm> {
         let name = format!("vm-{}", self.started);
         self.started += 1;
-        Vm::start(self.run.machine, &name, daemon.socket(), start)
+        let arguments = self.run.scenario.work.kernel_arguments();
+        Vm::start(self.run.machine, &name, daemon.socket(), arguments, start)
     }
 
     fn boot(&mut self) -> Result<Living> {
@@ -210,9 +211,7 @@ impl Journeying<'_> {
             return self.run.only.iter().any(|n| n == name);
         }
         let known = known_failure(self.run.program.kind, self.run.scenario, name);
-        let impossible = (name == "submount" && !self.run.share.has_submount())
-            .then_some("nothing is mounted in the share (not part of this journey, or not root)");
-        match known.or(impossible) {
+        match known.or_else(|| self.run.share.lacks(name)) {
             Some(why) => {
                 step(format_args!("check {name} is left out: {why}"));
                 false
@@ -222,7 +221,8 @@ impl Journeying<'_> {
     }
 
     fn prepare(&mut self, living: &mut Living) -> Result<()> {
-        let names = living.vm.agent.call("checks")?;
+        let set = self.run.scenario.work.checks();
+        let names = living.vm.agent.call(&format!("checks {set}"))?;
         let unknown = self
             .run
             .only

@@ -8,6 +8,7 @@
 mod agent;
 mod cpio;
 mod daemon;
+mod furnish;
 mod image;
 mod journey;
 mod lines;
@@ -28,7 +29,7 @@ use crate::setup::Tools;
 use crate::{binaries, progress, setup, workspace};
 use daemon::{Kind, Program};
 use journey::{Measured, Run};
-use scenario::{Journey, Scenario};
+use scenario::Scenario;
 use share::Share;
 use vm::Machine;
 
@@ -222,10 +223,7 @@ impl Bench<'_> {
         std::fs::create_dir_all(dir).context(dir.display())?;
         let sockets = SocketDir::make(&scenario.name)?;
         let path = dir.join("share");
-        // Where a wrong directory must be refused, a missing submount must not be
-        // the reason.
-        let with_submount = self.mounts && scenario.journey != Journey::Refused;
-        let share = Share::make(path.clone(), self.agent, with_submount)?;
+        let share = Share::make(path.clone(), self.agent, scenario, self.mounts)?;
         let machine = Machine {
             tools: self.tools,
             initramfs: self.initramfs,

@@ -3,15 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use ferry_guest::{fixture, Expectation};
-use rustix::mount::{
-    mount, mount_change, unmount, MountFlags, MountPropagationFlags, UnmountFlags,
-};
+use rustix::mount::{mount_change, MountPropagationFlags};
 use rustix::thread::UnshareFlags;
 
+use super::furnish::Furniture;
+use super::scenario::{Journey, Scenario, Work};
 use crate::fail::{need, Context, Result};
 
-/// Size of the file system that is mounted inside the share.
-const SUBMOUNT_SIZE: &std::ffi::CStr = c"size=16m,mode=755";
 /// Wrong expectations that are listed; the rest is counted.
 const LISTED: usize = 10;
 
@@ -31,40 +29,51 @@ pub fn private_mounts() -> bool {
 /// The directory.
 pub struct Share {
     path: PathBuf,
-    submount: Option<PathBuf>,
+    furniture: Furniture,
 }
 
 impl Share {
-    /// Makes it at `path`, where nothing is, with the fixture in it.
-    pub fn make(path: PathBuf, agent: &Path, with_submount: bool) -> Result<Self> {
+    /// Makes it at `path`, where nothing is, with the fixture in it, and mounted in it
+    /// what `scenario` takes. `mounts`: whether that is permitted.
+    pub fn make(path: PathBuf, agent: &Path, scenario: &Scenario, mounts: bool) -> Result<Self> {
         fixture::make(&path, agent).context("make the share")?;
         let mut share = Self {
-            submount: None,
+            furniture: Furniture::default(),
             path,
         };
-        if with_submount {
-            let at = share.path.join(fixture::SUBMOUNT);
-            mount(
-                "ferryfs-e2e",
-                &at,
-                "tmpfs",
-                MountFlags::empty(),
-                SUBMOUNT_SIZE,
-            )
-            .context("mount a tmpfs in the share")?;
-            share.submount = Some(at);
-        }
+        share.furnish(scenario, mounts)?;
         Ok(share)
+    }
+
+    fn furnish(&mut self, scenario: &Scenario, mounts: bool) -> Result<()> {
+        let Self { path, furniture } = self;
+        let not_root = "mounts of one's own are not permitted here";
+        match scenario.work {
+            // A directory that must be refused must not be so for a missing submount.
+            Work::Core if scenario.journey == Journey::Refused => {
+                furniture.without(&["submount"], "not part of this journey");
+            }
+            Work::Core if mounts => furniture.submount(path)?,
+            Work::Core => furniture.without(&["submount"], not_root),
+            Work::Features if mounts => furniture.places(path)?,
+            Work::Features => {
+                furniture.without(&["mounts", "no-space", "quota", "clones"], not_root);
+            }
+            Work::Ids if rustix::process::geteuid().is_root() => furniture.translated(path)?,
+            Work::Ids => furniture.without(&["ids"], "only root can give files to others"),
+            Work::Descriptors => {}
+        }
+        Ok(())
+    }
+
+    /// Why check `name` cannot be made in it.
+    pub fn lacks(&self, name: &str) -> Option<&str> {
+        self.furniture.lacks(name)
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Whether another file system is mounted in it.
-    pub fn has_submount(&self) -> bool {
-        self.submount.is_some()
     }
 
     /// Looks for all that the guest says must be there.
@@ -90,24 +99,18 @@ impl Share {
     }
 }
 
-impl Drop for Share {
-    fn drop(&mut self) {
-        if let Some(at) = &self.submount {
-            // If it fails, it still ends with this process.
-            let _ = unmount(at, UnmountFlags::DETACH);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::scenario;
     use super::*;
 
     #[test]
     fn the_host_names_what_is_wrong() {
         let dir = tempfile::tempdir().unwrap();
         let agent = std::env::current_exe().unwrap();
-        let share = Share::make(dir.path().join("share"), &agent, false).unwrap();
+        let scenario = scenario::all().swap_remove(0);
+        let share = Share::make(dir.path().join("share"), &agent, &scenario, false).unwrap();
+        assert!(share.lacks("submount").is_some());
         let good = Expectation::file("fixture/open/0007", b"open file 00007\n");
         let bad = Expectation::file("fixture/open/0008", b"open file 00007\n");
         share.check(std::slice::from_ref(&good)).unwrap();

@@ -60,11 +60,13 @@ pub struct Machine<'a> {
 }
 
 impl Vm {
-    /// Starts one whose device is served at `daemon_socket`.
+    /// Starts one whose device is served at `daemon_socket`. Its kernel is told
+    /// `arguments` besides what it always is.
     pub fn start(
         machine: &Machine<'_>,
         name: &str,
         daemon_socket: &Path,
+        arguments: &str,
         start: &Start,
     ) -> Result<Self> {
         let socket = |kind: &str| machine.sockets.join(format!("{name}.{kind}"));
@@ -105,7 +107,8 @@ impl Vm {
             .arg(&machine.tools.kernel)
             .arg("-initrd")
             .arg(machine.initramfs)
-            .args(["-append", "console=ttyS0 panic=-1 loglevel=5"]);
+            .arg("-append")
+            .arg(format!("console=ttyS0 panic=-1 loglevel=5 {arguments}"));
         if matches!(start, Start::Incoming(_)) {
             command.args(["-incoming", "defer"]);
         }

@@ -66,6 +66,11 @@ pub fn run() -> Result<Tools> {
     if let Some(why) = &kernel {
         progress::step(format_args!("kernel: {why}"));
     }
+    // For some checks only, which are left out elsewhere.
+    if !exists("mkfs.btrfs") && can_install() {
+        progress::step("btrfs: mkfs.btrfs is not installed");
+        packages.push("btrfs-progs");
+    }
     if !packages.is_empty() || kernel.is_some() {
         need_debian(&packages)?;
         let apt = apt::Apt::prepare()?;
@@ -85,9 +90,13 @@ pub fn run() -> Result<Tools> {
     Ok(tools)
 }
 
+fn can_install() -> bool {
+    rustix::process::geteuid().is_root() && exists("apt-get") && exists("dpkg-deb")
+}
+
 /// Says what to do by hand where this cannot do it.
 fn need_debian(packages: &[&str]) -> Result<()> {
-    if rustix::process::geteuid().is_root() && exists("apt-get") && exists("dpkg-deb") {
+    if can_install() {
         return Ok(());
     }
     let version = format!("{}.{}", QEMU_MIN.0, QEMU_MIN.1);

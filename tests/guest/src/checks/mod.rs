@@ -3,6 +3,7 @@
 
 mod append_create;
 mod cwd;
+mod features;
 mod files;
 pub mod groups;
 mod half_dir;
@@ -40,9 +41,12 @@ pub trait Live {
 
 type Prepare = fn() -> Result<Box<dyn Live>>;
 
-/// Every check by name. The writers come last, so that as little as possible
-/// stands between their start and the crossing.
-pub const ALL: [(&str, Prepare); 19] = [
+/// Checks by name.
+pub type Set = &'static [(&'static str, Prepare)];
+
+/// What any share can do. The writers come last, so that as little as possible stands
+/// between their start and the crossing.
+const CORE: Set = &[
     ("open-files", files::prepare),
     ("append-create", append_create::prepare),
     ("cwd", cwd::prepare),
@@ -63,6 +67,40 @@ pub const ALL: [(&str, Prepare); 19] = [
     ("renames", renames::prepare),
     ("writer", writer::prepare),
 ];
+
+/// What a share can do whose daemon is told to, on a host that can.
+const FEATURES: Set = &[
+    ("xattr", xattrs::prepare),
+    ("acl", features::acl::prepare),
+    ("label", features::label::prepare),
+    ("tmpfile", features::tmpfile::prepare),
+    ("tmpfile-held", features::tmpfile::prepare_nameless),
+    ("sparse", features::sparse::prepare),
+    ("mounts", features::mounts::prepare),
+    ("no-space", features::full::prepare_space),
+    ("quota", features::full::prepare_quota),
+    ("clones", features::clones::prepare),
+];
+
+/// With other users and groups on the host.
+const IDS: Set = &[("ids", features::ids::prepare)];
+
+/// With a daemon that may have few descriptors.
+const DESCRIPTORS: Set = &[("descriptors", features::descriptors::prepare)];
+
+/// Which checks belong together.
+pub const SETS: [(&str, Set); 4] = [
+    ("core", CORE),
+    ("features", FEATURES),
+    ("ids", IDS),
+    ("descriptors", DESCRIPTORS),
+];
+
+/// The check of this name.
+pub fn find(name: &str) -> Option<&'static (&'static str, Prepare)> {
+    let all = SETS.iter().flat_map(|(_, set)| set.iter());
+    all.into_iter().find(|(n, _)| *n == name)
+}
 
 /// Makes the directory of check `name`; answers its path in the guest.
 fn own_dir(name: &str) -> Result<PathBuf> {
