@@ -26,8 +26,9 @@ use vmm_sys_util::event::{
 use crate::dirty_log::{DirtyLog, LogBitmap};
 use crate::precopy::Precopy;
 use crate::queue::serve_queue;
+use crate::rings::Rings;
 use crate::transfer::{Channel, Direction, Transfers};
-use crate::vring::{Mem, Rings, Vring};
+use crate::vring::{Mem, Vring};
 
 /// Length of `virtio_fs_config.tag` in bytes.
 const TAG_LEN: usize = 36;

@@ -30,6 +30,7 @@ mod private_socket;
 mod queue;
 pub mod relay;
 mod rfc_state;
+mod rings;
 mod serve;
 mod socket;
 mod standing;

@@ -16,8 +16,8 @@ use crate::device::Device;
 use crate::private_socket::listener_with_connection;
 use crate::relay::{relay, FrontDoor, Message, RelayEnd, HEADER_LEN};
 use crate::rfc_state::StateDoor;
+use crate::rings::{RingControl, Rings};
 use crate::stop::StopHandle;
-use crate::vring::{RingControl, Rings};
 
 /// How long accepting pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -12,23 +12,20 @@
 //!   set up anew.
 //! - A kick that is lost or replaced never blocks, ends or spins the queue's thread.
 
-use std::cell::RefCell;
-use std::fs::File;
-use std::io;
+mod messages;
+
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{FileType, OFlags};
-use vhost_user_backend::{VringMutex, VringStateGuard, VringStateMutGuard, VringT};
+use vhost_user_backend::{VringMutex, VringStateMutGuard, VringT};
 use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
-use ferryfs_core::service::{Service, StandingRequest};
-
 use crate::chain::Table;
 use crate::dirty_log::LogBitmap;
+use crate::rings::RingControl;
 use crate::standing::{How, Standing};
 
 /// Guest memory as the device maps it.
@@ -43,235 +40,6 @@ const DRAIN_GRACE: Duration = Duration::from_millis(10);
 
 /// `VRING_AVAIL_F_NO_INTERRUPT`: the driver polls its used ring.
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
-
-/// What a drain needs of the server, whatever its type.
-pub(crate) trait Waiters: Send + Sync {
-    fn interrupt(&self);
-    fn resume(&self);
-    fn suspend(&self);
-    fn proceed(&self);
-}
-
-impl<S: Service> Waiters for S {
-    fn interrupt(&self) {
-        Service::interrupt(self);
-    }
-    fn resume(&self) {
-        Service::resume(self);
-    }
-    fn suspend(&self) {
-        Service::suspend(self);
-    }
-    fn proceed(&self) {
-        Service::proceed(self);
-    }
-}
-
-/// What all rings of a connection share.
-pub(crate) struct RingControl {
-    waiters: Arc<dyn Waiters>,
-    interruptions: Mutex<usize>,
-    /// No request is taken while set: the server's state is being saved or loaded.
-    /// Changes under the lock of `running` only.
-    held: AtomicBool,
-    /// A bit for each ring that is started and enabled.
-    running: Mutex<u64>,
-}
-
-impl RingControl {
-    pub(crate) fn new(waiters: Arc<dyn Waiters>) -> Arc<RingControl> {
-        Arc::new(RingControl {
-            waiters,
-            interruptions: Mutex::new(0),
-            held: AtomicBool::new(false),
-            running: Mutex::new(0),
-        })
-    }
-
-    fn running(&self) -> std::sync::MutexGuard<'_, u64> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ring `index` is about to run.
-    fn starts(&self, index: usize) {
-        let mut running = self.running();
-        *running |= 1 << index;
-        // Otherwise once the transfer is over.
-        if !self.held.load(Ordering::SeqCst) {
-            self.waiters.proceed();
-        }
-    }
-
-    /// Ring `index` is about to stop, and nothing shall be answered while it does.
-    fn stops(&self, index: usize) -> bool {
-        let running = self.running();
-        let ran = *running & 1 << index != 0;
-        if ran {
-            self.waiters.suspend();
-        }
-        ran
-    }
-
-    /// Ring `index`, which ran, has stopped.
-    fn stopped(&self, index: usize) {
-        let mut running = self.running();
-        *running &= !(1 << index);
-        // A device of which only one queue is stopped goes on.
-        if *running != 0 && !self.held.load(Ordering::SeqCst) {
-            self.waiters.proceed();
-        }
-    }
-
-    fn hold(&self) {
-        let _running = self.running();
-        self.held.store(true, Ordering::SeqCst);
-    }
-
-    fn release(&self) {
-        let running = self.running();
-        if *running != 0 {
-            self.waiters.proceed();
-        }
-        self.held.store(false, Ordering::SeqCst);
-    }
-
-    /// Makes requests that wait give up until the answer is dropped. Nests.
-    pub(crate) fn interrupt(self: &Arc<Self>) -> Interruption {
-        let mut depth = self.depth();
-        if *depth == 0 {
-            self.waiters.interrupt();
-        }
-        *depth += 1;
-        Interruption(Arc::clone(self))
-    }
-
-    fn depth(&self) -> std::sync::MutexGuard<'_, usize> {
-        self.interruptions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// See [`RingControl::interrupt`].
-pub(crate) struct Interruption(Arc<RingControl>);
-
-impl Drop for Interruption {
-    fn drop(&mut self) {
-        let mut depth = self.0.depth();
-        *depth -= 1;
-        if *depth == 0 {
-            self.0.waiters.resume();
-        }
-    }
-}
-
-/// The rings of one connection, in the order of their indices.
-pub(crate) struct Rings {
-    control: Arc<RingControl>,
-    rings: Vec<Vring>,
-}
-
-thread_local! {
-    // The message handler makes its rings itself, with no word of ours but their
-    // memory; this is how they learn to which connection they belong.
-    static COLLECTOR: RefCell<Option<Rings>> = const { RefCell::new(None) };
-}
-
-impl Rings {
-    /// Runs `make`, which makes the rings in this thread, and gathers them.
-    pub(crate) fn collect<T>(control: Arc<RingControl>, make: impl FnOnce() -> T) -> (Rings, T) {
-        COLLECTOR.set(Some(Rings {
-            control: Arc::clone(&control),
-            rings: Vec::new(),
-        }));
-        let made = make();
-        let rings = COLLECTOR.take().unwrap_or(Rings {
-            control,
-            rings: Vec::new(),
-        });
-        (rings, made)
-    }
-
-    /// Tells ring `index` where its kicks are registered.
-    pub(crate) fn set_epoll(&self, index: usize, epoll: OwnedFd) {
-        if let Some(vring) = self.rings.get(index) {
-            let _ = vring.ring.epoll.set(epoll);
-        }
-    }
-
-    /// The first ring that is started and enabled.
-    pub(crate) fn first_running(&self) -> Option<usize> {
-        self.rings.iter().position(Vring::is_running)
-    }
-
-    /// Whether any ring has been started and enabled since the connection began: a
-    /// guest is there.
-    pub(crate) fn have_run(&self) -> bool {
-        let ran = |vring: &Vring| vring.ring.ran.load(Ordering::SeqCst);
-        self.rings.iter().any(ran)
-    }
-
-    /// Holds all requests back until [`Rings::release`]. Requests in service go on.
-    pub(crate) fn hold(&self) {
-        self.control.hold();
-    }
-
-    /// Ends [`Rings::hold`], and looks at what came meanwhile.
-    pub(crate) fn release(&self) {
-        self.control.release();
-        for vring in &self.rings {
-            vring.self_kick();
-        }
-    }
-
-    /// The requests that stand over.
-    pub(crate) fn standing(&self) -> Vec<StandingRequest> {
-        let mut all = Vec::new();
-        for vring in &self.rings {
-            let standing = vring.ring.standing.lock();
-            all.extend(standing.heads().map(|head| StandingRequest {
-                queue: vring.ring.index as u16,
-                head,
-            }));
-        }
-        all
-    }
-
-    /// Takes requests over that stood over on another daemon. The rings are stopped.
-    pub(crate) fn adopt(&self, requests: &[StandingRequest]) {
-        for vring in &self.rings {
-            let queue = vring.ring.index as u16;
-            let heads = requests.iter().filter(|request| request.queue == queue);
-            let mut standing = vring.ring.standing.lock();
-            standing.adopt(heads.map(|request| request.head));
-            vring.ring.standing.ready.store(true, Ordering::Relaxed);
-        }
-        let beyond = |request: &&StandingRequest| usize::from(request.queue) >= self.rings.len();
-        if let Some(lost) = requests.iter().find(beyond) {
-            log::error!(
-                "a request of queue {} stood over at the source, and this daemon has {} queues: \
-                 it is never answered; start it with as many --request-queues",
-                lost.queue,
-                self.rings.len()
-            );
-        }
-    }
-
-    /// Stops all rings for good: waits for what they are serving, and forgets what
-    /// stands over.
-    pub(crate) fn stop_all(&self) {
-        // All first, so that none starts another request while one is waited for.
-        for vring in &self.rings {
-            self.control.stops(vring.ring.index);
-            vring.inner.set_queue_ready(false);
-        }
-        *self.control.running() = 0;
-        for vring in &self.rings {
-            vring.drain();
-            vring.ring.standing.lock().clear();
-        }
-    }
-}
 
 /// One virtqueue.
 #[derive(Clone)]
@@ -322,6 +90,21 @@ impl Vring {
     pub fn is_running(&self) -> bool {
         let state = self.inner.get_ref();
         state.is_enabled() && state.get_queue().ready()
+    }
+
+    /// Whether it has been started and enabled at some time.
+    pub(crate) fn has_run(&self) -> bool {
+        self.ring.ran.load(Ordering::SeqCst)
+    }
+
+    /// Tells it where its kicks are registered.
+    pub(crate) fn set_epoll(&self, epoll: OwnedFd) {
+        let _ = self.ring.epoll.set(epoll);
+    }
+
+    /// No further request is taken. [`Vring::drain`] waits for the one in service.
+    pub(crate) fn unready(&self) {
+        self.inner.set_queue_ready(false);
     }
 
     /// One of the two conditions of running has come to hold.
@@ -550,11 +333,7 @@ impl Vring {
         enabled
             && queue.ready()
             && !self.ring.faulty.load(Ordering::Relaxed)
-            && !self
-                .ring
-                .control
-                .as_ref()
-                .is_some_and(|c| c.held.load(Ordering::SeqCst))
+            && !self.ring.control.as_ref().is_some_and(|c| c.is_held())
     }
 
     fn fault(&self, error: &QueueError) {
@@ -569,7 +348,7 @@ impl Vring {
 
     /// Waits until no request of this queue is in service. The ring has been
     /// stopped or disabled before.
-    fn drain(&self) {
+    pub(crate) fn drain(&self) {
         let ring = &*self.ring;
         // Before the lock is taken: a request that ends after it has been released
         // is bound to see this.
@@ -597,7 +376,7 @@ impl Vring {
     }
 
     /// Wakes the queue's thread as a kick does.
-    fn self_kick(&self) {
+    pub(crate) fn self_kick(&self) {
         let state = self.inner.get_ref();
         if let Some(kick) = state.get_kick() {
             kick_fd(kick.as_raw_fd());
@@ -634,192 +413,4 @@ fn kick_fd(fd: RawFd) {
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     // Full means that it is readable already.
     let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
-}
-
-/// Takes a kick only if it is an eventfd, and makes reading it never block.
-///
-/// A pipe whose other end is closed would wake the queue's thread forever, and
-/// there is nothing to be read from a file. The file's flag is shared with the
-/// front-end, which only ever writes to it.
-fn accept_kick(file: File, index: usize) -> Option<File> {
-    let checked = rustix::fs::fstat(&file).and_then(|stat| {
-        // An eventfd, as every anonymous inode, has no file type.
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Unknown {
-            return Err(rustix::io::Errno::INVAL);
-        }
-        let flags = rustix::fs::fcntl_getfl(&file)?;
-        rustix::fs::fcntl_setfl(&file, flags | OFlags::NONBLOCK)
-    });
-    match checked {
-        Ok(()) => Some(file),
-        Err(e) => {
-            log::error!("queue {index}: kick descriptor is no eventfd: ring is not started: {e}");
-            None
-        }
-    }
-}
-
-impl<'a> VringStateGuard<'a, Mem> for Vring {
-    type G = <VringMutex<Mem> as VringStateGuard<'a, Mem>>::G;
-}
-
-impl<'a> VringStateMutGuard<'a, Mem> for Vring {
-    type G = <VringMutex<Mem> as VringStateMutGuard<'a, Mem>>::G;
-}
-
-impl VringT<Mem> for Vring {
-    fn new(mem: Mem, max_queue_size: u16) -> Result<Vring, QueueError> {
-        let inner = VringMutex::new(mem.clone(), max_queue_size)?;
-        Ok(COLLECTOR.with_borrow_mut(|collector| {
-            let ring = Ring {
-                index: collector.as_ref().map_or(0, |c| c.rings.len()),
-                control: collector.as_ref().map(|c| Arc::clone(&c.control)),
-                ..Ring::default()
-            };
-            let vring = Vring {
-                inner,
-                mem,
-                ring: Arc::new(ring),
-            };
-            if let Some(collector) = collector {
-                collector.rings.push(vring.clone());
-            }
-            vring
-        }))
-    }
-
-    fn get_ref(&self) -> <Self as VringStateGuard<'_, Mem>>::G {
-        self.inner.get_ref()
-    }
-
-    fn get_mut(&self) -> <Self as VringStateMutGuard<'_, Mem>>::G {
-        self.inner.get_mut()
-    }
-
-    fn add_used(&self, desc_index: u16, len: u32) -> Result<(), QueueError> {
-        self.inner.add_used(desc_index, len)
-    }
-
-    fn signal_used_queue(&self) -> io::Result<()> {
-        self.inner.signal_used_queue()
-    }
-
-    fn enable_notification(&self) -> Result<bool, QueueError> {
-        self.inner.enable_notification()
-    }
-
-    fn disable_notification(&self) -> Result<(), QueueError> {
-        self.inner.disable_notification()
-    }
-
-    fn needs_notification(&self) -> Result<bool, QueueError> {
-        self.inner.needs_notification()
-    }
-
-    fn set_enabled(&self, enabled: bool) {
-        if !enabled {
-            self.stop_by(|| self.inner.set_enabled(false));
-            return;
-        }
-        if self.inner.get_ref().get_queue().ready() {
-            self.starts();
-        }
-        self.inner.set_enabled(true);
-        self.note_start();
-        // A kick may have been taken while the ring was disabled.
-        self.self_kick();
-    }
-
-    fn set_queue_info(
-        &self,
-        desc_table: u64,
-        avail_ring: u64,
-        used_ring: u64,
-    ) -> Result<(), QueueError> {
-        self.inner.set_queue_info(desc_table, avail_ring, used_ring)
-    }
-
-    fn queue_next_avail(&self) -> u16 {
-        self.inner.queue_next_avail()
-    }
-
-    fn set_queue_next_avail(&self, base: u16) {
-        self.inner.set_queue_next_avail(base);
-    }
-
-    fn set_queue_next_used(&self, idx: u16) {
-        self.inner.set_queue_next_used(idx);
-    }
-
-    fn queue_used_idx(&self) -> Result<u16, QueueError> {
-        self.inner.queue_used_idx()
-    }
-
-    fn set_queue_size(&self, num: u16) {
-        if !num.is_power_of_two() {
-            log::error!(
-                "queue {}: size {num} of the front-end is no power of two: ignored",
-                self.ring.index
-            );
-            return;
-        }
-        self.inner.set_queue_size(num);
-    }
-
-    fn set_queue_event_idx(&self, enabled: bool) {
-        self.inner.set_queue_event_idx(enabled);
-    }
-
-    fn set_queue_ready(&self, ready: bool) {
-        if !ready {
-            self.stop_by(|| self.inner.set_queue_ready(false));
-            return;
-        }
-        if self.inner.get_ref().is_enabled() {
-            self.starts();
-        } else {
-            self.settle_standing();
-        }
-        self.inner.set_queue_ready(true);
-        self.note_start();
-    }
-
-    fn set_kick(&self, file: Option<File>) {
-        let file = file.and_then(|f| accept_kick(f, self.ring.index));
-        if let Some(file) = &file {
-            // Whatever is in the ring already is served as soon as it starts.
-            kick_fd(file.as_raw_fd());
-        }
-        {
-            let mut state = self.inner.get_mut();
-            if let (Some(old), Some(epoll)) = (state.get_kick(), self.ring.epoll.get()) {
-                // The front-end holds the same eventfd, so closing it does not take it
-                // out of the queue thread's epoll set: it would wake the thread forever.
-                // SAFETY: `state` owns the descriptor and is locked.
-                let old = unsafe { BorrowedFd::borrow_raw(old.as_raw_fd()) };
-                let _ = rustix::event::epoll::delete(epoll, old);
-            }
-            // A running ring's new kick is registered only with a start.
-            state.get_queue_mut().set_ready(false);
-        }
-        self.inner.set_kick(file);
-    }
-
-    fn read_kick(&self) -> io::Result<bool> {
-        let state = self.inner.get_ref();
-        if let Some(kick) = state.get_kick() {
-            // Nothing to read means that the kick that woke us has been replaced. No
-            // error may get out of here: it would end the queue's thread.
-            let _ = kick.consume();
-        }
-        Ok(state.is_enabled())
-    }
-
-    fn set_call(&self, file: Option<File>) {
-        self.inner.set_call(file);
-    }
-
-    fn set_err(&self, file: Option<File>) {
-        self.inner.set_err(file);
-    }
 }
