@@ -55,6 +55,15 @@ impl Cmd {
         need(status.success(), || format!("{line}: {status}"))
     }
 
+    /// Runs it with its standard output going to a file, and the rest to the terminal.
+    pub fn stdout_to(mut self, path: &Path) -> Result<()> {
+        let line = self.line();
+        let file = std::fs::File::create(path).context(path.display())?;
+        let status = self.0.stdout(file).status();
+        let status = status.context(format_args!("cannot run {line}"))?;
+        need(status.success(), || format!("{line}: {status}"))
+    }
+
     /// Runs it quietly; its output is shown only with the error.
     pub fn output(mut self) -> Result<String> {
         let line = self.line();

@@ -10,7 +10,7 @@ use crate::error::BenchError;
 /// The machine, as far as it explains figures.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
-    /// Kernel release.
+    /// Version of the kernel, without what its builder added.
     pub kernel: String,
     /// Processor.
     pub cpu: String,
@@ -32,10 +32,7 @@ impl Machine {
         let cpu = model.and_then(|line| line.split_once(": "));
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Machine {
-            kernel: rustix::system::uname()
-                .release()
-                .to_string_lossy()
-                .into_owned(),
+            kernel: version(&rustix::system::uname().release().to_string_lossy()).to_owned(),
             cpu: cpu.map_or_else(|| "unknown".to_owned(), |(_, name)| name.to_owned()),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             file_system: file_system(dir).unwrap_or_else(|| "unknown".to_owned()),
@@ -51,6 +48,12 @@ impl Machine {
             self.cpu, self.cpus, self.kernel, self.file_system
         )
     }
+}
+
+/// The numbers that a kernel's release begins with.
+fn version(release: &str) -> &str {
+    let end = release.find(|c: char| !c.is_ascii_digit() && c != '.');
+    release[..end.unwrap_or(release.len())].trim_end_matches('.')
 }
 
 /// Our arguments, quoted where a shell would want it.
@@ -108,5 +111,18 @@ impl Drop for Scratch {
         if let Err(error) = fs::remove_dir_all(&self.0) {
             eprintln!("ferrybench: cannot remove {}: {error}", self.0.display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn kernels_are_told_by_their_numbers() {
+        for release in ["6.1.0", "6.1.0-50-cloud-amd64", "6.1.0+deb12", "6.1.0.fc39"] {
+            assert_eq!(version(release), "6.1.0", "{release}");
+        }
+        assert_eq!(version("next"), "");
     }
 }

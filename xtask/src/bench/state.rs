@@ -9,6 +9,7 @@ use std::fmt::Write;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
+use super::grouped;
 use crate::command::Cmd;
 use crate::fail::{need, Context, Fail, Result};
 use crate::{progress, workspace};
@@ -260,19 +261,6 @@ fn milliseconds(nanoseconds: u64) -> String {
 
 fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
-}
-
-/// A number with its digits in threes.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n) % 3 == 0 {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 /// What kind of machine this is: processors, memory, load; no names.

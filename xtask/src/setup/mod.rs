@@ -12,7 +12,7 @@ use crate::command::{exists, Cmd};
 use crate::fail::{need, Fail, Result};
 use crate::progress;
 
-pub use self::peers::run as peers;
+pub use self::peers::{run as peers, virtiofsd_c};
 
 /// First QEMU whose vhost-user-fs device migrates its back-end's state.
 const QEMU_MIN: (u32, u32) = (8, 2);
