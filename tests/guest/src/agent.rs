@@ -15,6 +15,7 @@ use std::time::Duration;
 use ferry_guest::{fixture, Expectation, MOUNT, READY, TAG};
 
 use crate::checks::{self, Live};
+use crate::rival::Rival;
 use crate::sys::{self, At, Failure, Result};
 
 /// A command that has taken so long does not come back: the console is told
@@ -27,6 +28,7 @@ const CHURNERS: usize = 8;
 #[derive(Default)]
 struct Agent {
     live: BTreeMap<&'static str, Box<dyn Live>>,
+    rival: Rival,
 }
 
 /// Answers on `port` until it closes.
@@ -108,8 +110,10 @@ impl Agent {
             }
             "unmount" => {
                 self.live.clear();
+                self.rival = Rival::default();
                 sys::unmount(MOUNT).map(|()| String::new())
             }
+            "lock" => self.rival.run(arg),
             "churn" => churn().map(|()| String::new()),
             "sh" => shell(arg),
             _ => Err(Failure::new(format!("no command {command:?}"))),

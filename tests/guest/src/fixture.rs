@@ -15,6 +15,16 @@ pub const ENTRIES: usize = 3_000;
 pub const OPEN_FILES: usize = 2_000;
 /// Directory on which the host mounts another file system, where it may.
 pub const SUBMOUNT: &str = "fixture/submount";
+/// File whose parts two guests lock.
+pub const CONTESTED: &str = "fixture/contested";
+/// File with a number that two guests add to, under a lock of it.
+pub const CONTESTED_COUNT: &str = "fixture/contested-count";
+
+/// The number as it stands in the file: always of the same length.
+pub fn contested_number(number: u64) -> String {
+    format!("{number:020}\n")
+}
+
 /// Directory in which the host mounts what the checks of features need.
 pub const PLACES: &str = "places";
 /// A small file system in memory. Its name has to be taken literally.
@@ -81,6 +91,8 @@ pub fn make(share: &Path, program: &Path) -> io::Result<()> {
         std::fs::write(dir.join("open").join(open_name(n)), open_content(n))?;
     }
     std::fs::create_dir_all(share.join(SUBMOUNT))?;
+    std::fs::write(share.join(CONTESTED), [b'.'; 100])?;
+    std::fs::write(share.join(CONTESTED_COUNT), contested_number(0))?;
     std::fs::copy(program, share.join(PROGRAM))?;
     std::fs::set_permissions(share.join(PROGRAM), std::fs::Permissions::from_mode(0o755))
 }

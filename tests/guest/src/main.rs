@@ -9,6 +9,7 @@ mod agent;
 mod checks;
 mod init;
 mod program;
+mod rival;
 mod sys;
 
 use std::process::ExitCode;

@@ -110,6 +110,12 @@ impl Qmp {
         })
     }
 
+    /// Sets how fast a migration goes on that is under way, in bytes per second.
+    pub fn bandwidth(&mut self, bandwidth: u64) -> Result<()> {
+        let parameters = json!({ "max-bandwidth": bandwidth });
+        self.execute("migrate-set-parameters", parameters).map(drop)
+    }
+
     /// Sets what a migration may use. `bandwidth` in bytes per second.
     pub fn migration_settings(&mut self, return_path: bool, bandwidth: u64) -> Result<()> {
         self.execute(

@@ -48,6 +48,9 @@ pub enum Journey {
     /// To another daemon, where it mounts and unmounts over and over, with all that
     /// a mount can know.
     Remounts,
+    /// Beside another guest on the same share, with locks that exclude each other's; one
+    /// crosses, and then the other.
+    TwoGuests,
     /// From stock virtiofsd to ours and back.
     StockAndBack,
     /// From ours to stock virtiofsd and back.
@@ -144,7 +147,7 @@ const MSGPACK_ZSTD: &str = "msgpack+zstd";
 /// The state of virtiofsd 1.12 to 1.14.
 const VIRTIOFSD: &str = "virtiofsd-v2";
 
-const JOURNEYS: [(&str, Journey, &[&str]); 9] = [
+const JOURNEYS: [(&str, Journey, &[&str]); 10] = [
     ("hop", Journey::Hops(1), &[POSTCARD]),
     (
         "five-hops",
@@ -156,6 +159,7 @@ const JOURNEYS: [(&str, Journey, &[&str]); 9] = [
     ("refused", Journey::Refused, &[MSGPACK]),
     ("writeback", Journey::Writeback, &[POSTCARD]),
     ("remounts", Journey::Remounts, &[POSTCARD]),
+    ("two-guests", Journey::TwoGuests, &[POSTCARD]),
     ("stock-and-back", Journey::StockAndBack, &[VIRTIOFSD]),
     ("to-stock-and-back", Journey::ToStockAndBack, &[VIRTIOFSD]),
 ];
