@@ -20,6 +20,9 @@ pub struct Host {
     sockets: AtomicU32,
 }
 
+/// More options for every daemon, in the environment, before those that a test gives.
+const OPTIONS: &str = "FERRYFS_TEST_OPTIONS";
+
 /// What lies beside every share.
 const SENTINEL: &[u8] = b"not shared";
 
@@ -89,6 +92,10 @@ impl Host {
             .arg(&self.share);
         if !programs::can_be_confined() {
             command.arg("--sandbox=none");
+        }
+        // Suites are run again with other defaults, such as "--restore-first 0".
+        if let Ok(words) = std::env::var(OPTIONS) {
+            command.args(words.split_whitespace());
         }
         // What is said last counts.
         command.args(options);

@@ -264,6 +264,16 @@ pub struct MigrationArgs {
     #[arg(long, value_enum, default_value = "abort", value_name = "WHAT")]
     pub migration_on_error: OnError,
 
+    /// As the destination: when to look for the files that the guest knows and has not open.
+    /// What is open is always opened before the state is taken over
+    #[arg(long, value_enum, default_value = "lazy", value_name = "WHEN")]
+    pub restore: RestoreWhen,
+
+    /// As the destination, with --restore=lazy: how many of them are looked for before all the
+    /// same, so that a wrong share is refused; a state with no more is restored eagerly
+    #[arg(long, default_value_t = 4096, value_name = "N")]
+    pub restore_first: u32,
+
     /// As the source, in find-paths mode: make sure that the destination opens the very files that
     /// are open here. They cross by file handle then, which both sides' shares must have
     #[arg(long)]
@@ -397,6 +407,16 @@ pub enum OnError {
     Abort,
     /// Take the rest; the guest gets an error whenever it uses that file
     GuestError,
+}
+
+/// `--restore`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RestoreWhen {
+    /// All before the state is taken over: downtime grows with their number
+    Eager,
+    /// When the guest uses them, and in the background, where the share is the source's and
+    /// its files can be told; otherwise as eager
+    Lazy,
 }
 
 fn parse_tag(tag: &str) -> Result<String, String> {

@@ -9,8 +9,8 @@ use ferryfs_sandbox::{seccomp, CapabilityChanges, Confined, IdMaps, Mode, Settin
 use ferryfs_state::{Registry, StateError, StateWriter, WriteOptions};
 
 use crate::args::{
-    Args, CachePolicy, FileHandles, LogLevel, MigrationMode, Negotiation, OnError, SandboxMode,
-    Seccomp, ShareArgs,
+    Args, CachePolicy, FileHandles, LogLevel, MigrationMode, Negotiation, OnError, RestoreWhen,
+    SandboxMode, Seccomp, ShareArgs,
 };
 use crate::legacy::LegacyError;
 
@@ -183,6 +183,12 @@ impl Config {
         config.migration_on_error = match migration.migration_on_error {
             OnError::Abort => fs::MigrationOnError::Abort,
             OnError::GuestError => fs::MigrationOnError::GuestError,
+        };
+        config.restore = match migration.restore {
+            RestoreWhen::Eager => fs::Restore::Eager,
+            RestoreWhen::Lazy => fs::Restore::Lazy {
+                first: migration.restore_first,
+            },
         };
         config
     }
@@ -499,7 +505,7 @@ mod tests {
             "--shared-dir /x --fd 3 --cache never --writeback --xattr --no-announce-submounts \
                     --allow-direct-io --allow-mmap --preserve-noatime \
                     --inode-file-handles=mandatory --migration-mode file-handles \
-                    --migration-on-error guest-error";
+                    --migration-on-error guest-error --restore eager";
         let c = config(line, true).unwrap().passthrough(root());
         assert_eq!(c.cache, fs::CachePolicy::Never);
         assert!(!c.readdirplus && !c.announce_submounts && c.writeback && c.xattr);
@@ -507,5 +513,11 @@ mod tests {
         assert_eq!(c.inode_file_handles, fs::InodeFileHandles::Mandatory);
         assert_eq!(c.migration_mode, fs::MigrationMode::FileHandles);
         assert_eq!(c.migration_on_error, fs::MigrationOnError::GuestError);
+        assert_eq!(c.restore, fs::Restore::Eager);
+        for (words, first) in [("", 4096), ("--restore lazy --restore-first 0", 0)] {
+            let c = config(&format!("--shared-dir /x --fd 3 {words}"), true).unwrap();
+            let restore = c.passthrough(root()).restore;
+            assert_eq!(restore, fs::Restore::Lazy { first });
+        }
     }
 }

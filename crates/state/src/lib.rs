@@ -22,6 +22,7 @@ mod format;
 mod limits;
 mod memory;
 pub mod model;
+pub mod packed;
 mod parallel;
 mod reader;
 pub mod schema;

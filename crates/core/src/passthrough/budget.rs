@@ -41,6 +41,11 @@ impl Budget {
         }
     }
 
+    /// Whether `count` descriptors of the guest's are within the limit at all.
+    pub(super) fn has_room_for(&self, count: usize) -> bool {
+        usize::try_from(self.most).is_ok_and(|most| count < most)
+    }
+
     /// Takes note of a descriptor that the guest keeps.
     pub(super) fn note(&self, fd: BorrowedFd<'_>) {
         if fd.as_raw_fd() >= self.most {

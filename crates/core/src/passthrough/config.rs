@@ -107,6 +107,27 @@ pub enum MigrationOnError {
     GuestError,
 }
 
+/// When a destination looks for the guest's inodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restore {
+    /// All of them before the state is taken over.
+    Eager,
+    /// What is open, and `first` others, before; the rest when the guest uses it, and
+    /// in the background. Only where the share is the source's, so that what is found
+    /// later can still be told; otherwise as `Eager`.
+    Lazy {
+        /// Inodes. With no more than these it is as `Eager`.
+        first: u32,
+    },
+}
+
+impl Restore {
+    /// `Lazy`, with what takes some tens of milliseconds before.
+    pub const fn lazy() -> Restore {
+        Restore::Lazy { first: 4096 }
+    }
+}
+
 /// What is shared, and how.
 #[derive(Debug)]
 pub struct Config {
@@ -167,6 +188,8 @@ pub struct Config {
     pub migration_confirm_paths: bool,
     /// What a crossing does with objects that are not found.
     pub migration_on_error: MigrationOnError,
+    /// When a destination looks for the guest's inodes.
+    pub restore: Restore,
 }
 
 impl Config {
@@ -196,6 +219,7 @@ impl Config {
             migration_mode: MigrationMode::FindPaths,
             migration_confirm_paths: false,
             migration_on_error: MigrationOnError::Abort,
+            restore: Restore::lazy(),
         }
     }
 }

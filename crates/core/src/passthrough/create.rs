@@ -195,6 +195,9 @@ impl Passthrough {
         let parent = self.inode(parent)?;
         let dir = self.kept_fds.get(&parent)?;
         let _hold = self.names.hold_change(parent.id(), name.as_bytes());
+        if self.unlocated.any() {
+            self.unlocated.find_named(&parent, dir.as_fd(), name);
+        }
         let doomed = self.doomed(&parent, name);
         rustix::fs::unlinkat(dir, name.as_c_str(), flags)?;
         if let Some((inode, fd)) = doomed {
@@ -258,6 +261,10 @@ impl Passthrough {
         let _hold = self
             .names
             .hold_changes((from.id(), name.as_bytes()), (to.id(), new_name.as_bytes()));
+        if self.unlocated.any() {
+            self.unlocated.find_named(&from, from_dir.as_fd(), name);
+            self.unlocated.find_named(&to, to_dir.as_fd(), new_name);
+        }
         let replaced = match flags & libc::RENAME_EXCHANGE {
             0 => self.doomed(&to, new_name),
             _ => None,

@@ -100,6 +100,22 @@ pub struct NewInode {
     pub place: Place,
 }
 
+impl NewInode {
+    /// An `O_PATH` descriptor of it.
+    ///
+    /// # Errors
+    /// As [`Inode::fd`].
+    pub(super) fn open_path(&self) -> FsResult<InodeFd<'_>> {
+        match &self.place {
+            Place::Fd(fd) => Ok(InodeFd::Borrowed(fd.as_fd())),
+            Place::Handle { mount, handle } => {
+                handle.open(mount.fd(), libc::O_PATH).map(InodeFd::Owned)
+            }
+            Place::Lost(errno) => Err(*errno),
+        }
+    }
+}
+
 /// An inode that the guest has looked up.
 pub struct Inode {
     id: NodeId,

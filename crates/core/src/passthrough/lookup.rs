@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use rustix::fs::Statx;
 
-use super::config::InodeFileHandles;
-use super::handle_bytes::{FileHandle, MountKnown, MountRef};
+use super::handle_bytes::{FileHandle, MountKnown, MountRef, Mounts};
 use super::inode::{Identity, Inode, NewInode, Numbers, Place};
 use super::{sys, Passthrough};
 use crate::abi;
@@ -23,7 +22,7 @@ pub(crate) enum Object<'a> {
 }
 
 impl Object<'_> {
-    fn fd(&self) -> BorrowedFd<'_> {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Object::Path(fd) => fd.as_fd(),
             Object::Open(fd) => *fd,
@@ -31,7 +30,7 @@ impl Object<'_> {
     }
 }
 
-fn numbers_of(stx: &Statx) -> Numbers {
+pub(super) fn numbers_of(stx: &Statx) -> Numbers {
     Numbers {
         mnt_id: sys::mnt_id_of(stx),
         dev: sys::dev_of(stx),
@@ -39,7 +38,7 @@ fn numbers_of(stx: &Statx) -> Numbers {
     }
 }
 
-fn kind_of(stx: &Statx) -> u32 {
+pub(super) fn kind_of(stx: &Statx) -> u32 {
     u32::from(stx.stx_mode) & libc::S_IFMT
 }
 
@@ -57,7 +56,17 @@ pub(crate) fn open_path(dir: BorrowedFd<'_>, name: &Name) -> FsResult<OwnedFd> {
     sys::openat(dir, name.as_c_str(), libc::O_PATH | libc::O_NOFOLLOW, 0)
 }
 
-impl Passthrough {
+/// How new inodes are held.
+#[derive(Clone)]
+pub(super) struct Holding {
+    /// Whether inodes are held by handle where their mount allows it.
+    pub(super) use_handles: bool,
+    pub(super) mandatory: bool,
+    pub(super) mounts: Arc<Mounts>,
+    pub(super) proc_self_fd: Arc<OwnedFd>,
+}
+
+impl Holding {
     /// The handle by which an object is to be held; `None`: by descriptor.
     fn handle_of(
         &self,
@@ -69,7 +78,10 @@ impl Passthrough {
             return Ok(None);
         }
         let (id, dev) = (numbers.mnt_id, numbers.dev);
-        let why = match self.mounts.find(self.proc_self_fd(), fd, id, dev, kind)? {
+        let known = self
+            .mounts
+            .find(self.proc_self_fd.as_fd(), fd, id, dev, kind)?;
+        let why = match known {
             MountKnown::Usable(mount) => match FileHandle::of_fd(fd) {
                 Ok((handle, _)) => return Ok(Some((mount, handle))),
                 Err(why @ (Errno::EOPNOTSUPP | Errno::EOVERFLOW)) => why,
@@ -77,21 +89,10 @@ impl Passthrough {
             },
             MountKnown::Unusable(why) => why,
         };
-        if self.config.inode_file_handles == InodeFileHandles::Mandatory {
-            Err(why)
-        } else {
-            Ok(None)
+        match self.mandatory {
+            true => Err(why),
+            false => Ok(None),
         }
-    }
-
-    /// What a new inode for an object is made of, held as configured.
-    ///
-    /// # Errors
-    /// The system calls'; `EOPNOTSUPP` and the like where handles are mandatory
-    /// and the object has none.
-    pub(crate) fn describe(&self, object: Object<'_>) -> FsResult<(NewInode, Statx)> {
-        let stx = sys::statx(object.fd())?;
-        Ok((self.describe_as(object, &stx)?, stx))
     }
 
     /// [`Passthrough::describe`] of an object whose attributes are in hand.
@@ -103,7 +104,8 @@ impl Passthrough {
                 Object::Path(fd) => fd,
                 Object::Open(fd) => {
                     let name = sys::FdName::new(fd.as_raw_fd());
-                    sys::openat(self.proc_self_fd(), name.as_c_str(), libc::O_PATH, 0)?
+                    let proc_self_fd = self.proc_self_fd.as_fd();
+                    sys::openat(proc_self_fd, name.as_c_str(), libc::O_PATH, 0)?
                 }
             }),
         };
@@ -113,9 +115,24 @@ impl Passthrough {
             place,
         })
     }
+}
+
+impl Passthrough {
+    /// What a new inode for an object is made of, held as configured.
+    ///
+    /// # Errors
+    /// The system calls'; `EOPNOTSUPP` and the like where handles are mandatory
+    /// and the object has none.
+    pub(crate) fn describe(&self, object: Object<'_>) -> FsResult<(NewInode, Statx)> {
+        let stx = sys::statx(object.fd())?;
+        Ok((self.holding.describe_as(object, &stx)?, stx))
+    }
 
     /// The inode that an object is, new or known, with one more lookup.
     pub(super) fn adopt(&self, object: Object<'_>) -> FsResult<(Arc<Inode>, Statx)> {
+        if self.unlocated.any() {
+            self.unlocated.find_object(object.fd());
+        }
         let (new, stx) = self.describe(object)?;
         let handle = match &new.place {
             Place::Handle { handle, .. } => Some(handle),

@@ -86,7 +86,7 @@ pub struct Passthrough {
     pub(crate) inodes: Arc<Inodes>,
     pub(crate) names: Arc<Names>,
     pub(crate) handles: Handles,
-    pub(crate) mounts: Mounts,
+    pub(crate) mounts: Arc<Mounts>,
     // The root's mount stays known while nothing but the root is.
     #[allow(dead_code)]
     root_mount: Option<Arc<MountRef>>,
@@ -95,6 +95,9 @@ pub struct Passthrough {
     locks: locks::Locks,
     // Whether inodes are held by handle where their mount allows it.
     use_handles: bool,
+    holding: lookup::Holding,
+    // Inodes that a crossing has brought and that are not located yet.
+    unlocated: crossing::Unlocated,
     precopy: crossing::Precopy,
     // What INIT answered; 0 before.
     session: AtomicU64,
@@ -129,7 +132,7 @@ impl Passthrough {
         if root.kind != libc::S_IFDIR && root.kind != libc::S_IFREG {
             return Err(SetupError::RootKind(root.kind));
         }
-        let mounts = Mounts::new();
+        let mounts = Arc::new(Mounts::new());
         let root_mount = match config.inode_file_handles {
             InodeFileHandles::Never => None,
             wanted => {
@@ -164,7 +167,15 @@ impl Passthrough {
             .as_ref()
             .and_then(xattr::remapped_capability);
         let proc_self_fd = Arc::new(proc_self_fd);
+        let holding = lookup::Holding {
+            use_handles: root_mount.is_some(),
+            mandatory: config.inode_file_handles == InodeFileHandles::Mandatory,
+            mounts: mounts.clone(),
+            proc_self_fd: proc_self_fd.clone(),
+        };
         Ok(Passthrough {
+            holding,
+            unlocated: crossing::Unlocated::default(),
             capability,
             locks: locks::Locks::new(proc_self_fd.clone()),
             kept_fds: kept_fds::KeptFds::new(),
@@ -243,9 +254,17 @@ impl Passthrough {
     /// The inode that the guest calls `node`.
     ///
     /// # Errors
-    /// `EBADF` when the guest does not know such a one.
+    /// `EBADF` when the guest does not know such a one; what it takes to locate one that
+    /// a crossing has brought.
     pub(crate) fn inode(&self, node: NodeId) -> FsResult<Arc<Inode>> {
-        self.inodes.get(node).ok_or(Errno::EBADF)
+        match self.inodes.get(node) {
+            Some(inode) => Ok(inode),
+            None => self.unlocated.locate(node).or_else(|e| match e {
+                // Located, and the store gone, between the two looks?
+                Errno::EBADF => self.inodes.get(node).ok_or(e),
+                _ => Err(e),
+            }),
+        }
     }
 
     /// The `O_*` flags that a file is opened with on the host, in a session with

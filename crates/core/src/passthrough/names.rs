@@ -252,6 +252,11 @@ impl Names {
         self.tracking.store(on, Ordering::Release);
     }
 
+    /// Whether changes are noted: a crossing is being prepared.
+    pub fn is_tracking(&self) -> bool {
+        self.tracking.load(Ordering::Acquire)
+    }
+
     /// Takes what was noted since [`Names::track`] or the last call: inodes that
     /// are new, have other names, or are gone.
     pub fn take_changed(&self) -> HashSet<NodeId> {
@@ -482,7 +487,7 @@ impl Names {
     }
 
     /// One more known name lies in `parent`. False when it is dead.
-    fn pin(&self, parent: &Inode) -> bool {
+    pub(super) fn pin(&self, parent: &Inode) -> bool {
         let mut own = lock(&parent.links);
         if own.dead || !parent.pin() {
             return false;
@@ -492,7 +497,7 @@ impl Names {
     }
 
     /// One known name less lies in `parent`.
-    fn unpin(&self, inodes: &Inodes, parent: NodeId) {
+    pub(super) fn unpin(&self, inodes: &Inodes, parent: NodeId) {
         let Some(parent) = inodes.get_or_pinned(parent) else {
             return;
         };

@@ -216,6 +216,7 @@ impl FileSystem for Passthrough {
     }
 
     fn destroy(&self) {
+        self.unlocated.clear();
         self.locks.clear();
         self.handles.clear();
         self.inodes.clear();
@@ -237,6 +238,12 @@ impl FileSystem for Passthrough {
     }
 
     fn forget(&self, node: NodeId, count: u64) {
+        if self.unlocated.any()
+            && self.inodes.get_or_pinned(node).is_none()
+            && self.unlocated.forget(node, count)
+        {
+            return;
+        }
         self.names.forget(&self.inodes, node, count);
         if self.use_handles && self.inodes.get(node).is_none() {
             self.kept_fds.forget(node);

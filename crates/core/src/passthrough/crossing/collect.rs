@@ -37,6 +37,12 @@ impl Passthrough {
     /// The whole state. See [`crate::migrate::MigrateFs::collect`].
     pub(super) fn collect_state(&self) -> Result<FsState, String> {
         let found = self.stop_verifying(true);
+        // From here on what is not located stays so.
+        let unlocated = self.unlocated.locator();
+        if let Some(locator) = &unlocated {
+            locator.settle(self.config.migration_mode);
+        }
+        let _still = unlocated.as_ref().map(|locator| locator.hold());
         let mut inodes = everything(&self.inodes);
         let handles = self.handles.all();
         let open: HashSet<NodeId> = handles.iter().map(|(_, file)| file.node()).collect();
@@ -75,6 +81,7 @@ impl Passthrough {
         if let Some(root) = inodes.first().filter(|inode| inode.id() == NodeId::ROOT) {
             identities.add_root(root);
         }
+        let mut mounts = MountTable::default();
         match self.config.migration_mode {
             MigrationMode::FindPaths => {
                 for inode in &inodes {
@@ -88,7 +95,6 @@ impl Passthrough {
             // A handle is an identity itself; which share it is of is told by the
             // root's.
             MigrationMode::FileHandles => {
-                let mut mounts = MountTable::default();
                 state.inodes = inodes
                     .iter()
                     .map(|inode| {
@@ -96,10 +102,16 @@ impl Passthrough {
                         self.record(inode, location)
                     })
                     .collect();
-                state.mounts = mounts.records;
             }
         }
         self.judge(&losses)?;
+        if let Some(locator) = &unlocated {
+            locator.collect(&mut state, &mut identities, &mut mounts);
+            state.inodes.sort_unstable_by_key(|record| record.id);
+            let all = &mut identities.identities;
+            all.sort_unstable_by_key(|identity| identity.inode);
+        }
+        state.mounts = mounts.records;
         state.file_systems = identities.file_systems;
         state.identities = identities.identities;
         state.handles = self.handle_records(&handles, &state.inodes);
@@ -318,13 +330,27 @@ impl Losses {
 
 /// The stream's mounts, numbered as they are met.
 #[derive(Default)]
-struct MountTable {
+pub(super) struct MountTable {
     /// Mount id here to number in the stream; `None`: not to be found.
     numbers: HashMap<u32, Option<u32>>,
     records: Vec<Mount>,
 }
 
 impl MountTable {
+    /// The number of a mount as another state had it.
+    pub(super) fn received(&mut self, mount: &Mount) -> u32 {
+        let known = self.records.iter().find(|own| own.path == mount.path);
+        if let Some(known) = known {
+            return known.id;
+        }
+        let id = self.records.len() as u32;
+        self.records.push(Mount {
+            id,
+            path: mount.path.clone(),
+        });
+        id
+    }
+
     fn number(&mut self, fs: &Passthrough, mnt_id: u32, inode: &Inode) -> Option<u32> {
         if let Some(known) = self.numbers.get(&mnt_id) {
             return *known;

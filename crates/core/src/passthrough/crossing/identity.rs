@@ -13,7 +13,9 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
 
+use ferryfs_state::packed::MarkRef;
 use ferryfs_state::validate::ROOT_ID;
 use ferryfs_state::{FileSystem, FsState, Identity, Inode as InodeRecord, Location, Mark};
 use rustix::fs::Statx;
@@ -138,6 +140,37 @@ impl Collector {
         self.add(inode, mark);
     }
 
+    /// Adds one as another state had it.
+    pub(super) fn add_received(
+        &mut self,
+        inode: u64,
+        file_system: Option<&FileSystem>,
+        mark: MarkRef<'_>,
+    ) {
+        let Some(file_system) = file_system else {
+            return;
+        };
+        let known = self
+            .file_systems
+            .iter()
+            .find(|own| same(own, file_system) == Some(true));
+        let number = match known {
+            Some(known) => known.id,
+            None => {
+                let id = self.file_systems.len() as u32;
+                let mut received = file_system.clone();
+                received.id = id;
+                self.file_systems.push(received);
+                id
+            }
+        };
+        self.identities.push(Identity {
+            inode,
+            file_system: number,
+            mark: mark.to_mark(),
+        });
+    }
+
     fn add(&mut self, inode: &Inode, mark: Mark) {
         let device = inode.numbers().dev;
         let number = match self.numbers.get(&device) {
@@ -172,6 +205,8 @@ pub(super) enum Unfit {
     Errno(Errno),
     /// It is not what the guest knows by that name.
     Replaced,
+    /// It does not lie in the share.
+    Outside,
 }
 
 impl From<Errno> for Unfit {
@@ -185,24 +220,26 @@ impl Unfit {
     pub(super) fn errno(self) -> Errno {
         match self {
             Unfit::Errno(errno) => errno,
-            Unfit::Replaced => Errno::ESTALE,
+            Unfit::Replaced | Unfit::Outside => Errno::ESTALE,
         }
     }
 }
 
 /// What a destination compares what it finds with.
 pub(super) struct Comparer {
+    /// The root here is the source's.
+    related: bool,
     here: Here,
     /// By ascending inode; none where nothing is to be compared.
     identities: Vec<Identity>,
 }
 
 /// The stream's file systems, and which of those here they are.
-struct Here {
+pub(super) struct Here {
     boot: Option<[u8; 16]>,
     file_systems: Vec<FileSystem>,
     /// By number in the stream and device number here.
-    known: HashMap<(u32, u64), Option<bool>>,
+    known: Mutex<HashMap<(u32, u64), Option<bool>>>,
 }
 
 /// What the root here is to the source's.
@@ -220,19 +257,65 @@ enum Root {
 impl Here {
     /// Whether the stream's file system `number` is the one that `fd` lies on, whose
     /// device number is `device`; `None` where that cannot be told.
-    fn is(&mut self, number: u32, fd: BorrowedFd<'_>, device: u64) -> FsResult<Option<bool>> {
-        if let Some(known) = self.known.get(&(number, device)) {
+    fn is(&self, number: u32, fd: BorrowedFd<'_>, device: u64) -> FsResult<Option<bool>> {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known().get(&(number, device)) {
             return Ok(*known);
         }
         let here = describe(fd, device, self.boot)?;
-        let at = self.file_systems.binary_search_by_key(&number, |f| f.id);
-        let is_it = at.ok().and_then(|at| same(&self.file_systems[at], &here));
-        self.known.insert((number, device), is_it);
+        let is_it = self.file_system(number).and_then(|one| same(one, &here));
+        known().insert((number, device), is_it);
         Ok(is_it)
     }
 
+    /// The stream's file system `number`.
+    pub(super) fn file_system(&self, number: u32) -> Option<&FileSystem> {
+        let at = self.file_systems.binary_search_by_key(&number, |f| f.id);
+        at.ok().map(|at| &self.file_systems[at])
+    }
+
+    /// Whether `new`, with attributes `stx`, is what has `mark` on the stream's file
+    /// system `file_system`.
+    ///
+    /// # Errors
+    /// [`Unfit::Replaced`], and what the system calls give.
+    pub(super) fn check(
+        &self,
+        file_system: u32,
+        mark: MarkRef<'_>,
+        new: &NewInode,
+        stx: &Statx,
+    ) -> Result<(), Unfit> {
+        let fd = match &new.place {
+            Place::Fd(fd) => fd.as_fd(),
+            // Any descriptor on its mount tells the file system.
+            Place::Handle { mount, .. } => mount.fd(),
+            Place::Lost(e) => return Err(Unfit::Errno(*e)),
+        };
+        match self.is(file_system, fd, new.numbers.dev)? {
+            Some(true) => {}
+            Some(false) => return Err(Unfit::Replaced),
+            None => return Ok(()),
+        }
+        let is_it = match (mark, &new.place) {
+            (MarkRef::Numbers { ino, born }, _) => is_numbered(stx, ino, born),
+            (MarkRef::Handle { kind, bytes }, Place::Handle { handle, .. }) => {
+                is_handle(handle, kind, bytes)
+            }
+            (MarkRef::Handle { kind, bytes }, _) => match handle_bytes::FileHandle::of_fd(fd) {
+                Ok((handle, _)) => is_handle(&handle, kind, bytes),
+                Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) => true,
+                Err(e) => return Err(Unfit::Errno(e)),
+            },
+        };
+        match is_it {
+            true => Ok(()),
+            false => Err(Unfit::Replaced),
+        }
+    }
+
     /// What `root`, the share here, is to the one that `source` tells.
-    fn root(&mut self, root: BorrowedFd<'_>, source: &Identity) -> FsResult<Root> {
+    fn root(&self, root: BorrowedFd<'_>, source: &Identity) -> FsResult<Root> {
         let stx = sys::statx_born(root)?;
         let is_it = match &source.mark {
             Mark::Handle { kind, bytes } => match handle_bytes::FileHandle::of_fd(root) {
@@ -263,10 +346,11 @@ impl Comparer {
         boot: Option<[u8; 16]>,
     ) -> Result<Comparer, String> {
         let mut comparer = Comparer {
+            related: false,
             here: Here {
                 boot,
                 file_systems: std::mem::take(&mut state.file_systems),
-                known: HashMap::new(),
+                known: Mutex::default(),
             },
             identities: std::mem::take(&mut state.identities),
         };
@@ -283,7 +367,10 @@ impl Comparer {
         };
         let by_handle = |inode: &InodeRecord| matches!(inode.location, Location::Handle(_));
         match related {
-            Some(Root::Same) => return Ok(comparer),
+            Some(Root::Same) => {
+                comparer.related = true;
+                return Ok(comparer);
+            }
             Some(Root::Other) if state.inodes.iter().any(by_handle) => {
                 return Err(
                     "the source shares another directory than this daemon, and its file handles \
@@ -326,39 +413,29 @@ impl Comparer {
     ///
     /// # Errors
     /// [`Unfit::Replaced`], and what the system calls give.
-    pub(super) fn check(&mut self, id: u64, new: &NewInode, stx: &Statx) -> Result<(), Unfit> {
+    pub(super) fn check(&self, id: u64, new: &NewInode, stx: &Statx) -> Result<(), Unfit> {
         let Some(at) = self.position(id) else {
             return Ok(());
         };
         let Identity {
             file_system, mark, ..
         } = &self.identities[at];
-        let fd = match &new.place {
-            Place::Fd(fd) => fd.as_fd(),
-            // Any descriptor on its mount tells the file system.
-            Place::Handle { mount, .. } => mount.fd(),
-            Place::Lost(e) => return Err(Unfit::Errno(*e)),
-        };
-        match self.here.is(*file_system, fd, new.numbers.dev)? {
-            Some(true) => {}
-            Some(false) => return Err(Unfit::Replaced),
-            None => return Ok(()),
-        }
-        let is_it = match (mark, &new.place) {
-            (Mark::Numbers { ino, born }, _) => is_numbered(stx, *ino, *born),
-            (Mark::Handle { kind, bytes }, Place::Handle { handle, .. }) => {
-                is_handle(handle, *kind, bytes)
-            }
-            (Mark::Handle { kind, bytes }, _) => match handle_bytes::FileHandle::of_fd(fd) {
-                Ok((handle, _)) => is_handle(&handle, *kind, bytes),
-                Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) => true,
-                Err(e) => return Err(Unfit::Errno(e)),
-            },
-        };
-        match is_it {
-            true => Ok(()),
-            false => Err(Unfit::Replaced),
-        }
+        self.here.check(*file_system, mark.into(), new, stx)
+    }
+
+    /// Whether the share here is the source's: objects can be told.
+    pub(super) fn is_related(&self) -> bool {
+        self.related
+    }
+
+    /// By ascending inode; none where nothing is to be compared.
+    pub(super) fn identities(&self) -> &[Identity] {
+        &self.identities
+    }
+
+    /// What is left to compare with once the identities are kept elsewhere.
+    pub(super) fn into_here(self) -> Here {
+        self.here
     }
 }
 

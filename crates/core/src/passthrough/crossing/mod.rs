@@ -9,6 +9,7 @@
 
 mod collect;
 mod identity;
+mod lazy;
 mod relocate;
 mod restore;
 mod verify;
@@ -32,6 +33,7 @@ use crate::errno::Errno;
 use crate::migrate::MigrateFs;
 use crate::types::NodeId;
 
+pub(super) use lazy::Unlocated;
 pub use restore::Plan;
 
 /// The background work of a crossing being prepared; none most of the time.

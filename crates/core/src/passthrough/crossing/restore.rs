@@ -18,9 +18,11 @@ use super::super::lookup::{links_of, Object};
 use super::super::names::Names;
 use super::super::{sys, Passthrough};
 use super::identity::{Comparer, Unfit};
+use super::lazy::{self, Later};
 use crate::errno::{Errno, FsResult};
 use crate::types::NodeId;
-use words::{kind_name, path_text, What};
+pub(super) use words::kind_name;
+use words::{path_text, What};
 
 mod handles;
 mod locks;
@@ -31,6 +33,7 @@ const NAMED: usize = 20;
 
 /// Tables made of a state, complete and beside the live ones.
 pub struct Plan {
+    later: Option<Later>,
     inodes: Inodes,
     names: Names,
     handles: Handles,
@@ -41,10 +44,14 @@ pub struct Plan {
 /// Puts a plan in place.
 pub(super) fn apply(fs: &Passthrough, plan: Plan) -> u64 {
     fs.stop_verifying(false);
+    fs.unlocated.clear();
     fs.handles.replace_with(plan.handles);
     fs.names.replace_with(plan.names);
     fs.inodes.replace_with(plan.inodes);
     fs.locks.replace_with(plan.locks);
+    if let Some(later) = plan.later {
+        fs.unlocated.set(fs, later);
+    }
     plan.faulted
 }
 
@@ -58,6 +65,7 @@ pub(super) fn plan(
         .map_err(|e| format!("cannot examine the shared directory: {e}"))?;
     check_root(&state, root.kind)?;
     let comparer = Comparer::new(&mut state, fs.config.root.as_fd(), fs.config.boot_id)?;
+    let later = lazy::split(fs, &mut state, &comparer);
     let root_numbers = root.numbers;
     let inodes = fs.inodes.sibling(root);
     // New directories met on the way must not take a number of the state's.
@@ -79,11 +87,22 @@ pub(super) fn plan(
     handles.set_next(state.next_handle);
     let locks = planner.take_locks(&state.locks, &handles);
     planner.judge()?;
+    let Planner {
+        inodes,
+        names,
+        mounts,
+        comparer,
+        beneath,
+        errors,
+        ..
+    } = planner;
+    let later = later.map(|later| Later::new(later, comparer, mounts, state.mounts, beneath));
     Ok(Plan {
+        later,
         locks,
-        faulted: planner.errors.len() as u64,
-        inodes: planner.inodes,
-        names: planner.names,
+        faulted: errors.len() as u64,
+        inodes,
+        names,
         handles,
     })
 }
@@ -362,7 +381,7 @@ impl Planner<'_> {
             return;
         }
         let beneath = match inode.fd() {
-            Ok(fd) => self.is_beneath(fd.as_fd()),
+            Ok(fd) => is_beneath(&mut self.beneath, fd.as_fd()),
             Err(e) => Err(e),
         };
         match beneath {
@@ -378,35 +397,6 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether the share's root is above the directory `fd`, or is it.
-    fn is_beneath(&mut self, fd: BorrowedFd<'_>) -> FsResult<bool> {
-        let mut stx = sys::statx(fd)?;
-        if stx.stx_nlink == 0 {
-            return Ok(true);
-        }
-        let mut at = fd.try_clone_to_owned()?;
-        let mut seen = Vec::new();
-        loop {
-            let here = (sys::dev_of(&stx), stx.stx_ino);
-            if self.beneath.contains(&here) {
-                self.beneath.extend(seen);
-                return Ok(true);
-            }
-            if seen.last() == Some(&here) {
-                // The host's own root: its parent is itself.
-                return Ok(false);
-            }
-            seen.push(here);
-            at = match sys::openat(at.as_fd(), c"..", libc::O_PATH | libc::O_DIRECTORY, 0) {
-                Ok(above) => above,
-                // Not connected to what the confined process sees.
-                Err(Errno::ENOENT) => return Ok(false),
-                Err(e) => return Err(e),
-            };
-            stx = sys::statx(at.as_fd())?;
-        }
-    }
-
     /// A found object as an inode, with its link count; it must be what it was.
     fn examine(
         &mut self,
@@ -418,13 +408,8 @@ impl Planner<'_> {
             true => sys::statx_born(found.as_fd())?,
             false => sys::statx(found.as_fd())?,
         };
-        let new = self.fs.describe_as(Object::Path(found), &stx)?;
-        match (record.kind, new.kind) {
-            (was, is) if was == is || was == KIND_UNKNOWN => {}
-            (_, libc::S_IFDIR) => return Err(Unfit::Errno(Errno::EISDIR)),
-            (libc::S_IFDIR, _) => return Err(Unfit::Errno(Errno::ENOTDIR)),
-            _ => return Err(Unfit::Errno(Errno::ESTALE)),
-        }
+        let new = self.fs.holding.describe_as(Object::Path(found), &stx)?;
+        fits_kind(record.kind, new.kind)?;
         self.comparer.check(record.id, &new, &stx)?;
         Ok((new, links_of(&stx)))
     }
@@ -443,6 +428,8 @@ impl Planner<'_> {
         let (id, kind) = (record.id, kind_name(record.kind));
         let error = match unfit {
             Unfit::Errno(e) => format!("inode {id} ({kind}): failed to find {what}: {e}"),
+            // Told by `confine`.
+            Unfit::Outside => format!("inode {id} ({kind}): {what} leads out of the share"),
             Unfit::Replaced => {
                 self.replaced.push(self.errors.len());
                 format!(
@@ -477,7 +464,47 @@ impl Planner<'_> {
     }
 }
 
-fn lost(kind: u32, errno: Errno) -> NewInode {
+/// Whether the share's root is above the directory `fd`, or is it. `beneath` has those
+/// that are known to lie in the share, by device and inode number.
+pub(super) fn is_beneath(beneath: &mut HashSet<(u64, u64)>, fd: BorrowedFd<'_>) -> FsResult<bool> {
+    let mut stx = sys::statx(fd)?;
+    if stx.stx_nlink == 0 {
+        return Ok(true);
+    }
+    let mut at = fd.try_clone_to_owned()?;
+    let mut seen = Vec::new();
+    loop {
+        let here = (sys::dev_of(&stx), stx.stx_ino);
+        if beneath.contains(&here) {
+            beneath.extend(seen);
+            return Ok(true);
+        }
+        if seen.last() == Some(&here) {
+            // The host's own root: its parent is itself.
+            return Ok(false);
+        }
+        seen.push(here);
+        at = match sys::openat(at.as_fd(), c"..", libc::O_PATH | libc::O_DIRECTORY, 0) {
+            Ok(above) => above,
+            // Not connected to what the confined process sees.
+            Err(Errno::ENOENT) => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        stx = sys::statx(at.as_fd())?;
+    }
+}
+
+/// Whether an object of type `is` can be what was of type `was`.
+pub(super) fn fits_kind(was: u32, is: u32) -> Result<(), Errno> {
+    match (was, is) {
+        _ if was == is || was == KIND_UNKNOWN => Ok(()),
+        (_, libc::S_IFDIR) => Err(Errno::EISDIR),
+        (libc::S_IFDIR, _) => Err(Errno::ENOTDIR),
+        _ => Err(Errno::ESTALE),
+    }
+}
+
+pub(super) fn lost(kind: u32, errno: Errno) -> NewInode {
     NewInode {
         kind,
         numbers: Numbers {
@@ -489,7 +516,7 @@ fn lost(kind: u32, errno: Errno) -> NewInode {
     }
 }
 
-fn open_child(dir: BorrowedFd<'_>, name: &[u8]) -> FsResult<OwnedFd> {
+pub(super) fn open_child(dir: BorrowedFd<'_>, name: &[u8]) -> FsResult<OwnedFd> {
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
     sys::openat(dir, &name, libc::O_PATH | libc::O_NOFOLLOW, 0)
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use ferryfs_state::validate::validate;
 use ferryfs_state::{FsState, Limits, Location, Session, State};
 
-use super::super::config::{Config, InodeFileHandles, MigrationMode, MigrationOnError};
+use super::super::config::{Config, InodeFileHandles, MigrationMode, MigrationOnError, Restore};
 use super::super::Passthrough;
 use crate::abi;
 use crate::buffer::BufIo;
@@ -156,7 +156,9 @@ fn ways() -> [(MigrationMode, InodeFileHandles); 4] {
 
 #[test]
 fn what_the_guest_holds_goes_on_at_the_destination() {
-    for (mode, held) in ways() {
+    let late = Restore::Lazy { first: 0 };
+    let both = |way| [Restore::Eager, late].map(|restore| (way, restore));
+    for ((mode, held), restore_when) in ways().into_iter().flat_map(both) {
         let dir = tempfile::tempdir().unwrap();
         let share = dir.path();
         fs::create_dir_all(share.join("a/b")).unwrap();
@@ -210,7 +212,11 @@ fn what_the_guest_holds_goes_on_at_the_destination() {
         let at_source = state.inodes.iter().find(|i| i.id == file.node.0).unwrap();
         assert_eq!(at_source.lookups, 2);
 
-        let target = daemon(share, mode, held);
+        let target = daemon_with(share, |config| {
+            config.migration_mode = mode;
+            config.inode_file_handles = held;
+            config.restore = restore_when;
+        });
         assert_eq!(restore(&target, state.clone(), flags).unwrap(), 0);
         assert_eq!(read(&target, file.node, handle).unwrap(), b"content");
         assert_eq!(read(&target, others[0].node, hidden).unwrap(), b"secret");
@@ -560,6 +566,7 @@ fn collecting_and_restoring_leaks_no_descriptor() {
 mod escapes;
 mod features;
 mod identity;
+mod lazy;
 mod texts;
 
 #[test]

@@ -36,7 +36,7 @@ impl fmt::Display for What<'_> {
 }
 
 /// A file type.
-pub(super) fn kind_name(kind: u32) -> &'static str {
+pub(in super::super) fn kind_name(kind: u32) -> &'static str {
     match kind {
         libc::S_IFREG => "regular file",
         libc::S_IFDIR => "directory",
