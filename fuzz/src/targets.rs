@@ -34,6 +34,8 @@ fn limits() -> Limits {
     Limits {
         frame_bytes: 4 << 20,
         memory_bytes: 256 << 20,
+        ghosts: 64,
+        ghost_bytes: 4 << 20,
         ..Limits::default()
     }
 }

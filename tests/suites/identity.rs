@@ -188,7 +188,7 @@ fn a_version_of_the_future_is_refused_by_name() {
     let said = host::lines(&destination, "ERROR").join("\n");
     assert!(
         said.contains("written as state version 99 by ferryfsd ")
-            && said.contains("this reader knows up to 2: use ferryfsd "),
+            && said.contains("this reader knows up to 3: use ferryfsd "),
         "{said}"
     );
     assert_eq!(guest.read(node, fh, 0, 100).expect("READ"), b"the guest's");

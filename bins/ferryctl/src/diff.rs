@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use ferryfs_state::{LockKind, LockOrder, State};
+use ferryfs_state::{GhostData, LockKind, LockOrder, State};
 use serde_json::Value;
 
 use crate::json;
@@ -17,7 +17,11 @@ fn id(id: u64) -> Key {
     (id, LockKind::Posix, 0, 0)
 }
 
-fn kinds(state: &State) -> [Records<'_>; 9] {
+fn piece(data: &GhostData) -> Key {
+    (data.inode, LockKind::Posix, 0, data.offset)
+}
+
+fn kinds(state: &State) -> [Records<'_>; 11] {
     let fs = &state.fs;
     let mounts = fs.mounts.iter();
     let file_systems = fs.file_systems.iter();
@@ -34,6 +38,12 @@ fn kinds(state: &State) -> [Records<'_>; 9] {
         Box::new(identities.map(|i| (id(i.inode), json::identity(i)))),
         Box::new(fs.locks.iter().map(|l| (l.order(), json::lock(l)))),
         Box::new(requests.map(|(at, r)| (id(at as u64), json::request(r)))),
+        Box::new(fs.ghosts.iter().map(|g| (id(g.inode), json::ghost(g)))),
+        Box::new(
+            fs.ghost_data
+                .iter()
+                .map(|d| (piece(d), json::ghost_data(d))),
+        ),
     ]
 }
 
@@ -73,7 +83,7 @@ pub fn run(a: &State, b: &State, out: &mut dyn Write) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferryfs_state::testing::{sample, sample_v2};
+    use ferryfs_state::testing::{sample, sample_v2, sample_v3};
 
     fn lines(a: &State, b: &State) -> (u64, Vec<String>) {
         let mut out = Vec::new();
@@ -134,5 +144,23 @@ mod tests {
                 "- lock"
             ]
         );
+    }
+
+    #[test]
+    fn ghosts_and_their_contents_are_records_too() {
+        let a = sample_v3();
+        let mut b = a.clone();
+        b.fs.ghosts[0].mode = 0o600;
+        b.fs.ghost_data[1].bytes[3] ^= 1;
+        b.fs.ghost_data.pop();
+        let (n, lines) = lines(&a, &b);
+        assert_eq!(n, 3);
+        let told: Vec<_> = lines
+            .iter()
+            .map(|l| l.split(r#""record""#).count())
+            .collect();
+        assert_eq!(told, [2; 5]);
+        assert!(lines[2].starts_with("- ") && lines[2].contains("ghost-data"));
+        assert!(lines[2].contains(r#""offset":12"#), "{}", lines[2]);
     }
 }

@@ -3,8 +3,8 @@
 //! that every name has one spelling and no name can fake another or the terminal.
 
 use ferryfs_state::{
-    FileSystem, FsState, Handle, Header, Identity, Inode, Location, Lock, LockKind, Mark, Mount,
-    Request, Session,
+    FileSystem, FsState, Ghost, GhostData, Handle, Header, Identity, Inode, Location, Lock,
+    LockKind, Mark, Mount, Request, Session, Time,
 };
 use serde_json::{json, Value};
 
@@ -162,6 +162,35 @@ pub fn lock(l: &Lock) -> Value {
 /// A request that waits.
 pub fn request(r: &Request) -> Value {
     json!({ "record": "request", "queue": r.queue, "head": r.head })
+}
+
+fn time(time: Time) -> Value {
+    // Nanoseconds since 1970 do not fit a double, which is what many readers have.
+    json!(format!("{}.{:09}", time.seconds, time.nanoseconds))
+}
+
+/// An unlinked inode that crosses with its contents.
+pub fn ghost(g: &Ghost) -> Value {
+    let xattrs: serde_json::Map<String, Value> = g
+        .xattrs
+        .iter()
+        .map(|x| (name(&x.name), json!(hex(&x.value))))
+        .collect();
+    json!({
+        "record": "ghost", "inode": g.inode, "directory": g.directory,
+        "mode": format!("{:#o}", g.mode), "uid": g.uid, "gid": g.gid,
+        "device": format!("{:#x}", g.device), "size": g.size,
+        "accessed": time(g.accessed), "modified": time(g.modified),
+        "target": name(&g.target), "linkable": g.linkable, "xattrs": xattrs,
+    })
+}
+
+/// A piece of the contents of one; what is in it is told by length and checksum.
+pub fn ghost_data(d: &GhostData) -> Value {
+    json!({
+        "record": "ghost-data", "inode": d.inode, "offset": d.offset, "length": d.bytes.len(),
+        "crc32c": format!("{:08x}", crc32c::crc32c(&d.bytes)),
+    })
 }
 
 #[cfg(test)]

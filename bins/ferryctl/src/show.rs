@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clap::Args;
 use ferryfs_state::validate::LOCK_END;
-use ferryfs_state::{Handle, Header, Identity, Inode, Location, Lock, State};
+use ferryfs_state::{Ghost, GhostData, Handle, Header, Identity, Inode, Location, Lock, State};
 
 use crate::json;
 use crate::paths::{Components, Paths};
@@ -12,7 +12,7 @@ use crate::paths::{Components, Paths};
 /// Which records, and how.
 #[derive(Debug, Args)]
 pub struct Choice {
-    /// Only this inode, with its identity, handles and locks; may be given again
+    /// Only this inode, with its identity, handles, locks and contents; may be given again
     #[arg(long, value_name = "ID")]
     inode: Vec<u64>,
     /// Only this handle and its inode; may be given again
@@ -35,6 +35,8 @@ struct Chosen<'s> {
     handles: Vec<&'s Handle>,
     identities: Vec<&'s Identity>,
     locks: Vec<&'s Lock>,
+    ghosts: Vec<&'s Ghost>,
+    ghost_data: Vec<&'s GhostData>,
     paths: Paths<'s>,
 }
 
@@ -71,6 +73,8 @@ impl Choice {
             handles,
             identities: fs.identities.iter().filter(|i| chosen(i.inode)).collect(),
             locks: fs.locks.iter().filter(|l| chosen(l.inode)).collect(),
+            ghosts: fs.ghosts.iter().filter(|g| chosen(g.inode)).collect(),
+            ghost_data: fs.ghost_data.iter().filter(|d| chosen(d.inode)).collect(),
             paths,
         }
     }
@@ -131,6 +135,12 @@ fn lines(
             writeln!(out, "{}", json::request(request))?;
         }
     }
+    for ghost in &chosen.ghosts {
+        writeln!(out, "{}", json::ghost(ghost))?;
+    }
+    for data in &chosen.ghost_data {
+        writeln!(out, "{}", json::ghost_data(data))?;
+    }
     Ok(())
 }
 
@@ -169,7 +179,10 @@ fn table(
         let place = match (&i.location, chosen.paths.of(i.id)) {
             (_, Some(path)) => format!("/{}", json::path(path.iter().map(|c| &c[..]))),
             (Location::Handle(h), _) => format!("file handle on mount {}", h.mount),
-            (Location::Lost { errno }, _) => format!("lost, errno {errno}"),
+            (Location::Lost { errno }, _) => match chosen.ghosts.iter().find(|g| g.inode == i.id) {
+                Some(ghost) => unlinked(ghost, &chosen.ghost_data),
+                None => format!("lost, errno {errno}"),
+            },
             (location, None) => json::location(location).to_string(),
         };
         let (id, lookups, kind) = (i.id, i.lookups, json::kind(i.kind));
@@ -189,6 +202,20 @@ fn table(
         writeln!(out, "\n{count} request(s) wait for a lock")?;
     }
     Ok(())
+}
+
+fn unlinked(ghost: &Ghost, data: &[&GhostData]) -> String {
+    let pieces = data.iter().filter(|d| d.inode == ghost.inode);
+    let bytes: u64 = pieces.map(|d| d.bytes.len() as u64).sum();
+    match (ghost.size, ghost.linkable) {
+        (0, false) => "unlinked".to_owned(),
+        (total, linkable) => format!(
+            "{}, {} with {} of contents",
+            if linkable { "never linked" } else { "unlinked" },
+            size(total),
+            size(bytes)
+        ),
+    }
 }
 
 fn locks(locks: &[&Lock], out: &mut dyn Write) -> io::Result<()> {

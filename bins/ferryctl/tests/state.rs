@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use ferryfs_format_postcard::Postcard;
-use ferryfs_state::testing::{large, sample, sample_v2};
+use ferryfs_state::testing::{large, sample, sample_v2, sample_v3};
 use ferryfs_state::{write_state, State, WriterInfo};
 
 const FORMATS: [&str; 4] = ["postcard", "msgpack", "postcard+zstd", "msgpack+zstd"];
@@ -97,7 +97,7 @@ fn inspect_needs_no_format_and_takes_a_newer_state() {
         fails(ferryctl(&["state", "check", &file])),
         format!(
             "ferryctl: {file}: written as state version 9 by ferryfsd 0.1.0; this reader knows \
-             up to 2: use ferryfsd 0.1.0 or newer here, or write with --state-version 2 there\n"
+             up to 3: use ferryfsd 0.1.0 or newer here, or write with --state-version 3 there\n"
         )
     );
 }
@@ -516,8 +516,8 @@ fn convert_writes_for_older_readers_and_lists_or_refuses_what_they_miss() {
     let (version, format) = ("--state-version", "--format");
     for (args, text) in [
         (
-            [version, "3", format, "postcard"],
-            "ferryctl: state version 3 is not known here; this release writes 1 to 2\n",
+            [version, "4", format, "postcard"],
+            "ferryctl: state version 4 is not known here; this release writes 1 to 3\n",
         ),
         (
             [version, "1", format, "virtiofsd-v2"],
@@ -616,6 +616,59 @@ fn what_version_2_added_is_shown() {
 }
 
 #[test]
+fn what_version_3_added_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = put(dir.path(), "state", &bytes_of(&sample_v3()));
+    let text = ok(ferryctl(&["state", "inspect", &file]));
+    assert!(
+        text.contains("state version      3 (ferryfs 0.3.0 and later)\n"),
+        "{text}"
+    );
+    let text = ok(ferryctl(&["state", "show", "--inode", "9", &file]));
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let records: Vec<_> = lines
+        .iter()
+        .map(|l| l["record"].as_str().unwrap())
+        .collect();
+    let data = "ghost-data";
+    assert_eq!(records, ["inode", "handle", "ghost", data, data, data]);
+    let ghost = &lines[2];
+    assert_eq!(
+        (&ghost["mode"], &ghost["uid"]),
+        (&"0o640".into(), &1000.into())
+    );
+    assert_eq!(ghost["modified"], "-1.000000005");
+    assert_eq!(ghost["xattrs"]["user.tag"], "00ff");
+    assert_eq!(
+        (&lines[4]["offset"], &lines[4]["length"]),
+        (&12.into(), &8.into())
+    );
+    let table = ok(ferryctl(&["state", "show", "--table", &file]));
+    assert!(
+        table.contains("never linked, 8.0 GiB with 24 B of contents\n"),
+        "{table}"
+    );
+    assert!(table.contains("directory         unlinked\n"), "{table}");
+    let out = dir.path().join("out");
+    let args = [
+        "state",
+        "convert",
+        "--state-version",
+        "2",
+        &file,
+        out.to_str().unwrap(),
+    ];
+    let error = fails(ferryctl(&args));
+    assert!(
+        error.contains("the guest has 1 unlinked file(s) or directories open"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_whole_migration_file_of_qemus_is_opened() {
     let dir = tempfile::tempdir().unwrap();
     let mut dialect = Vec::new();
@@ -661,10 +714,11 @@ fn schema_prints_the_records_of_a_version() {
         "{text}"
     );
     let of = |version: &str| ok(ferryctl(&["state", "schema", "--state-version", version]));
-    assert_eq!(format!("{}\n{}", of("1"), of("2")), text);
+    assert_eq!(format!("{}\n{}\n{}", of("1"), of("2"), of("3")), text);
     assert!(of("2").contains("\nLock (section 8, locks)\n"));
+    assert!(of("3").contains("\nGhostData (section 11, ghost-data)\n"));
     assert_eq!(
         fails(ferryctl(&["state", "schema", "--state-version", "7"])),
-        "ferryctl: state version 7 is not known here; the newest is 2\n"
+        "ferryctl: state version 7 is not known here; the newest is 3\n"
     );
 }

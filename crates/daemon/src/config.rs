@@ -430,13 +430,13 @@ mod tests {
     fn states_are_written_for_the_readers_that_are_named() {
         let line = "--shared-dir /x --fd 3";
         let newest = |line: &str| config(line, true).map(|c| c.state_options.newest.0);
-        assert_eq!(newest(line).unwrap(), 2);
+        assert_eq!(newest(line).unwrap(), 3);
         let line = format!("{line} --state-version");
         assert_eq!(newest(&format!("{line} 1")).unwrap(), 1);
         for (options, text) in [
             (
                 "9",
-                "--state-version: state version 9 is not known here; this release writes 1 to 2",
+                "--state-version: state version 9 is not known here; this release writes 1 to 3",
             ),
             (
                 "1 --state-format virtiofsd-v2",

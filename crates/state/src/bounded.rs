@@ -8,6 +8,8 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 use serde_bytes::ByteBuf;
 
+use crate::v3::Xattr;
+
 /// Most records that one frame may carry. Writers put at most
 /// [`RECORDS_PER_FRAME`](crate::RECORDS_PER_FRAME) into one.
 pub const MAX_RECORDS_PER_FRAME: usize = 1 << 16;
@@ -69,18 +71,35 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for BoundedVisitor
     }
 }
 
-/// The components of a path, at most [`MAX_COMPONENTS`], and with the frame's other
-/// paths at most [`MAX_COMPONENTS_PER_FRAME`].
-pub(crate) fn components<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<ByteBuf>, D::Error> {
-    let components = d.deserialize_seq(BoundedVisitor::<ByteBuf, MAX_COMPONENTS>(PhantomData))?;
+/// Most extended attributes of one object; Linux lists no more than 64 KiB of names.
+pub(crate) const MAX_XATTRS: usize = 1 << 12;
+
+/// Takes `n` pieces off what one frame may have of them.
+fn take<E: Error>(n: usize) -> Result<(), E> {
     if let Some(left) = COMPONENTS_LEFT.get() {
-        let left = left.checked_sub(components.len()).ok_or_else(|| {
-            D::Error::custom(format_args!(
+        let left = left.checked_sub(n).ok_or_else(|| {
+            E::custom(format_args!(
                 "more than {MAX_COMPONENTS_PER_FRAME} path components in one frame"
             ))
         })?;
         COMPONENTS_LEFT.set(Some(left));
     }
+    Ok(())
+}
+
+/// The extended attributes of one object, at most [`MAX_XATTRS`]; each counts as a
+/// path component in what one frame may have.
+pub(crate) fn xattrs<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Xattr>, D::Error> {
+    let xattrs = d.deserialize_seq(BoundedVisitor::<Xattr, MAX_XATTRS>(PhantomData))?;
+    take::<D::Error>(xattrs.len())?;
+    Ok(xattrs)
+}
+
+/// The components of a path, at most [`MAX_COMPONENTS`], and with the frame's other
+/// paths at most [`MAX_COMPONENTS_PER_FRAME`].
+pub(crate) fn components<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<ByteBuf>, D::Error> {
+    let components = d.deserialize_seq(BoundedVisitor::<ByteBuf, MAX_COMPONENTS>(PhantomData))?;
+    take::<D::Error>(components.len())?;
     Ok(components)
 }
 

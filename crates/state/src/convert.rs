@@ -7,6 +7,8 @@
 //! which sections fall away with it. What only made the crossing safer is left out
 //! and reported; what the guest has and would miss is refused.
 
+use std::collections::HashSet;
+
 use crate::dialect::{Losses, StateWriter};
 use crate::error::StateError;
 use crate::model::State;
@@ -76,6 +78,13 @@ impl State {
     /// The lowest state version that can hold everything which the guest would
     /// miss.
     pub fn needs(&self) -> StateVersion {
+        match self.fs.ghosts.is_empty() {
+            true => self.needs_without_ghosts(),
+            false => StateVersion(3),
+        }
+    }
+
+    fn needs_without_ghosts(&self) -> StateVersion {
         match self.fs.locks.is_empty() && self.fs.requests.is_empty() {
             true => StateVersion(1),
             false => StateVersion(2),
@@ -124,6 +133,32 @@ impl Outline {
     /// What of `state` falls away with what came in version `step`.
     fn step_down_from(&mut self, step: StateVersion, state: &State) -> Result<(), StateError> {
         let fs = &state.fs;
+        if step == StateVersion(3) && !fs.ghosts.is_empty() {
+            let handles = fs.handles.iter().map(|handle| handle.inode);
+            let used: HashSet<u64> = handles.chain(fs.locks.iter().map(|l| l.inode)).collect();
+            let ids = fs.ghosts.iter().map(|ghost| ghost.inode);
+            let mut open = ids.filter(|id| used.contains(id));
+            if let Some(first) = open.next() {
+                return Err(StateError::Downgrade {
+                    to: StateVersion(2),
+                    needs: step,
+                    what: format!(
+                        "the guest has {} unlinked file(s) or directories open, the first is inode \
+                         {first}",
+                        1 + open.count()
+                    ),
+                });
+            }
+            self.version = state.needs_without_ghosts();
+            self.without
+                .extend([SectionId::GHOSTS, SectionId::GHOST_DATA]);
+            self.losses.0.push(format!(
+                "{} unlinked inode(s) that the guest knows and has not open, the first is inode \
+                 {}: it gets ESTALE for them",
+                fs.ghosts.len(),
+                fs.ghosts[0].inode
+            ));
+        }
         if step == StateVersion(2) {
             if let Some(first) = fs.locks.first() {
                 return Err(StateError::Downgrade {
@@ -160,10 +195,11 @@ impl Outline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{sample, sample_v2};
+    use crate::testing::{sample, sample_v2, sample_v3};
 
     #[test]
     fn only_what_the_guest_would_miss_raises_the_version() {
+        assert_eq!(sample_v3().needs(), StateVersion(3));
         let mut state = sample_v2();
         assert_eq!(state.needs(), StateVersion(2));
         state.fs.locks.clear();
@@ -204,16 +240,50 @@ mod tests {
     }
 
     #[test]
+    fn what_is_unlinked_and_open_goes_to_no_older_reader() {
+        let to_2 = WriteOptions::for_version(2).unwrap();
+        let error = Outline::new(&sample_v3(), &to_2).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the state cannot be written as state version 2: the guest has 1 unlinked file(s) or \
+             directories open, the first is inode 9; that takes version 3, which ferryfs 0.3.0 and \
+             later read: write it without --state-version, or wait until there is nothing of it left"
+        );
+        let mut state = sample_v3();
+        state.fs.handles.retain(|handle| handle.inode != 9);
+        let outline = Outline::new(&state, &to_2).unwrap();
+        assert_eq!(outline.version, StateVersion(2));
+        assert!(!outline.has(SectionId::GHOSTS) && !outline.has(SectionId::GHOST_DATA));
+        assert_eq!(
+            outline.losses.to_string(),
+            "3 unlinked inode(s) that the guest knows and has not open, the first is inode 9: it \
+             gets ESTALE for them"
+        );
+        state.fs.locks.clear();
+        let to_1 = WriteOptions::for_version(1).unwrap();
+        let outline = Outline::new(&state, &to_1).unwrap();
+        assert_eq!(outline.version, StateVersion(1));
+        assert_eq!(outline.losses.0.len(), 2);
+        // A lock keeps a file in use as much as a handle does.
+        let mut state = sample_v3();
+        state.fs.handles.retain(|handle| handle.inode != 9);
+        let mut lock = state.fs.locks[0].clone();
+        (lock.inode, lock.handle) = (9, None);
+        state.fs.locks.push(lock);
+        Outline::new(&state, &to_2).unwrap_err();
+    }
+
+    #[test]
     fn versions_that_never_were_cannot_be_asked_for() {
-        for version in [0, 3, u32::MAX] {
+        for version in [0, 4, u32::MAX] {
             let error = WriteOptions::for_version(version).unwrap_err();
             assert_eq!(
                 error.to_string(),
-                format!("state version {version} is not known here; this release writes 1 to 2")
+                format!("state version {version} is not known here; this release writes 1 to 3")
             );
         }
         assert_eq!(
-            WriteOptions::for_version(2).unwrap(),
+            WriteOptions::for_version(3).unwrap(),
             WriteOptions::default()
         );
     }

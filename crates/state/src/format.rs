@@ -113,6 +113,8 @@ impl<C: Codec> Format for C {
             FrameRef::Identities(identities) => self.encode(identities, out),
             FrameRef::Locks(locks) => self.encode(locks, out),
             FrameRef::Requests(requests) => self.encode(requests, out),
+            FrameRef::Ghosts(ghosts) => self.encode(ghosts, out),
+            FrameRef::GhostData(data) => self.encode(data, out),
         }
     }
 
@@ -140,6 +142,8 @@ impl<C: Codec> Format for C {
             (SectionId::IDENTITIES, 1) => Frame::Identities(self.decode::<Records<_>>(payload)?.0),
             (SectionId::LOCKS, 1) => Frame::Locks(self.decode::<Records<_>>(payload)?.0),
             (SectionId::REQUESTS, 1) => Frame::Requests(self.decode::<Records<_>>(payload)?.0),
+            (SectionId::GHOSTS, 1) => Frame::Ghosts(self.decode::<Records<_>>(payload)?.0),
+            (SectionId::GHOST_DATA, 1) => Frame::GhostData(self.decode::<Records<_>>(payload)?.0),
             (section, version) => {
                 return Err(CodecError::new(format!(
                     "no schema for section {section} in version {version}"

@@ -1,8 +1,8 @@
 //! The ferryfs state model: what a daemon must know to go on where another one
 //! stopped, and how that becomes a stream of bytes that any later release reads.
 //!
-//! - [`model`]: the records, under their current names; [`v1`] and [`v2`] have them
-//!   frozen as each state version has them.
+//! - [`model`]: the records, under their current names; [`v1`], [`v2`] and [`v3`] have
+//!   them frozen as each state version has them.
 //! - [`Format`]: how records become bytes. Formats are crates of their own, put
 //!   together in a [`Registry`]; most implement [`Codec`]. A [`Dialect`] is another
 //!   daemon's whole stream.
@@ -31,6 +31,7 @@ mod section;
 pub mod testing;
 pub mod v1;
 pub mod v2;
+pub mod v3;
 pub mod validate;
 mod version;
 mod writer;

@@ -21,11 +21,15 @@ pub struct Limits {
     pub handles: u64,
     /// Number of locks, and of requests that wait for one.
     pub locks: u64,
+    /// Number of unlinked inodes that cross with their contents.
+    pub ghosts: u64,
+    /// Length in bytes of their contents in all.
+    pub ghost_bytes: u64,
 }
 
 impl Default for Limits {
     /// 8 GiB, 64 MiB a frame, 16 GiB in memory, 65,536 mounts, 100 million inodes,
-    /// 16 million handles, 16 million locks.
+    /// 16 million handles, 16 million locks, a million ghosts with 4 GiB of contents.
     fn default() -> Self {
         Limits {
             stream_bytes: 8 << 30,
@@ -35,6 +39,8 @@ impl Default for Limits {
             inodes: 100_000_000,
             handles: 1 << 24,
             locks: 1 << 24,
+            ghosts: 1 << 20,
+            ghost_bytes: 4 << 30,
         }
     }
 }

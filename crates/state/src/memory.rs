@@ -2,7 +2,7 @@
 
 use serde_bytes::ByteBuf;
 
-use crate::model::{Location, Mark, Mount};
+use crate::model::{Ghost, Location, Mark, Mount, Xattr};
 use crate::section::FrameRef;
 
 /// What an allocator adds to a piece, and the least that it gives, in bytes: those
@@ -22,6 +22,14 @@ fn path(components: &[ByteBuf]) -> usize {
         .iter()
         .map(|c| size_of::<ByteBuf>() + heap(c))
         .sum()
+}
+
+fn ghost(ghost: &Ghost) -> usize {
+    let xattrs = ghost.xattrs.iter();
+    let xattrs: usize = xattrs
+        .map(|x| size_of::<Xattr>() + heap(&x.name) + heap(&x.value))
+        .sum();
+    heap(&ghost.target) + xattrs
 }
 
 /// Bytes that the records of a frame take up, to within the allocator's habits.
@@ -61,6 +69,13 @@ pub(crate) fn of_frame(frame: FrameRef<'_>) -> u64 {
         }
         FrameRef::Locks(locks) => size_of_val(locks),
         FrameRef::Requests(requests) => size_of_val(requests),
+        FrameRef::Ghosts(ghosts) => {
+            let more: usize = ghosts.iter().map(ghost).sum();
+            size_of_val(ghosts) + more
+        }
+        FrameRef::GhostData(data) => {
+            size_of_val(data) + data.iter().map(|piece| heap(&piece.bytes)).sum::<usize>()
+        }
     };
     bytes as u64
 }

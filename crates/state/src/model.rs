@@ -1,9 +1,9 @@
 //! The current state model. Its structs are those of the newest frozen version
-//! ([`v2`](crate::v2)), under names without a version.
+//! ([`v3`](crate::v3)), under names without a version.
 
-pub use crate::v2::{
-    Counters, FileHandle, FileSystem, Handle, Identity, Inode, Location, Lock, LockKind, Mark,
-    Mount, Request, Session,
+pub use crate::v3::{
+    Counters, FileHandle, FileSystem, Ghost, GhostData, Handle, Identity, Inode, Location, Lock,
+    LockKind, Mark, Mount, Request, Session, Time, Xattr,
 };
 
 /// A file system's whole state, without the session.
@@ -28,6 +28,11 @@ pub struct FsState {
     pub locks: Vec<Lock>,
     /// Requests that wait for a lock, in the order in which they came, queue by queue.
     pub requests: Vec<Request>,
+    /// Inodes that have no name any more and cross with their contents, by ascending
+    /// inode.
+    pub ghosts: Vec<Ghost>,
+    /// The contents of those that are files, by ascending inode and offset.
+    pub ghost_data: Vec<GhostData>,
 }
 
 /// Everything a stream carries.

@@ -643,6 +643,8 @@ pub fn read_state_on_threads(
         Frame::Identities(identities) => append(&mut state.fs.identities, identities),
         Frame::Locks(locks) => append(&mut state.fs.locks, locks),
         Frame::Requests(requests) => append(&mut state.fs.requests, requests),
+        Frame::Ghosts(ghosts) => append(&mut state.fs.ghosts, ghosts),
+        Frame::GhostData(data) => append(&mut state.fs.ghost_data, data),
     })?;
     check_links(&state).map_err(StateError::Inconsistent)?;
     Ok((header, state))

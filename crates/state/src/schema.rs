@@ -195,6 +195,43 @@ const REQUEST: RecordSchema = record(
     SectionId::REQUESTS,
     &[field("queue", "u16"), field("head", "u16")],
 );
+const GHOST: RecordSchema = record(
+    "Ghost",
+    SectionId::GHOSTS,
+    &[
+        field("inode", "u64"),
+        field("directory", "u64"),
+        field("mode", "u32"),
+        field("uid", "u32"),
+        field("gid", "u32"),
+        field("device", "u64"),
+        field("size", "u64"),
+        field("accessed", "Time"),
+        field("modified", "Time"),
+        field("target", "bytes"),
+        field("linkable", "bool"),
+        field("xattrs", "[Xattr]"),
+    ],
+);
+const GHOST_DATA: RecordSchema = record(
+    "GhostData",
+    SectionId::GHOST_DATA,
+    &[
+        field("inode", "u64"),
+        field("offset", "u64"),
+        field("bytes", "bytes"),
+    ],
+);
+const TIME: RecordSchema = RecordSchema {
+    name: "Time",
+    section: None,
+    shape: Shape::Fields(&[field("seconds", "i64"), field("nanoseconds", "u32")]),
+};
+const XATTR: RecordSchema = RecordSchema {
+    name: "Xattr",
+    section: None,
+    shape: Shape::Fields(&[field("name", "bytes"), field("value", "bytes")]),
+};
 const MARK: RecordSchema = variants(
     "Mark",
     &[
@@ -254,6 +291,28 @@ pub const SCHEMAS: &[Schema] = &[
             LOCK_KIND,
         ],
     },
+    Schema {
+        version: StateVersion(3),
+        records: &[
+            SESSION,
+            COUNTERS,
+            MOUNT,
+            INODE,
+            HANDLE,
+            FILE_SYSTEM,
+            IDENTITY,
+            LOCK,
+            REQUEST,
+            GHOST,
+            GHOST_DATA,
+            LOCATION,
+            FILE_HANDLE,
+            MARK,
+            LOCK_KIND,
+            TIME,
+            XATTR,
+        ],
+    },
 ];
 
 fn write_fields(f: &mut fmt::Formatter<'_>, indent: &str, fields: &[Field]) -> fmt::Result {
@@ -310,7 +369,7 @@ mod tests {
     use serde::{forward_to_deserialize_any, Deserialize};
 
     use super::*;
-    use crate::{v1, v2};
+    use crate::{v1, v2, v3};
 
     /// Names and types.
     type Found = Vec<(String, String)>;
@@ -573,6 +632,12 @@ mod tests {
             trace::<v2::Request>(traced);
         };
         compare(&SCHEMAS[1], of_2, 5);
+        let of_3 = |traced: Shared<'_>| {
+            of_2(traced);
+            trace::<v3::Ghost>(traced);
+            trace::<v3::GhostData>(traced);
+        };
+        compare(&SCHEMAS[2], of_3, 5);
     }
 
     /// The dumps are beside the golden streams, and change as little.

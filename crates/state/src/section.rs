@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::model::{
-    Counters, FileSystem, Handle, Identity, Inode, Location, Lock, Mark, Mount, Request, Session,
+    Counters, FileSystem, Ghost, GhostData, Handle, Identity, Inode, Location, Lock, Mark, Mount,
+    Request, Session,
 };
 use crate::version::{SectionVersion, StateVersion};
 
@@ -31,6 +32,10 @@ impl SectionId {
     pub const LOCKS: SectionId = SectionId(8);
     /// [`Request`]s.
     pub const REQUESTS: SectionId = SectionId(9);
+    /// [`Ghost`]s.
+    pub const GHOSTS: SectionId = SectionId(10);
+    /// [`GhostData`].
+    pub const GHOST_DATA: SectionId = SectionId(11);
     /// The end of the stream; its payload is fixed bytes, not the format's.
     pub const END: SectionId = SectionId(0xffff);
 
@@ -90,6 +95,8 @@ const KNOWN: &[Known] = &[
     known(SectionId::IDENTITIES, "identities", 2, false),
     known(SectionId::LOCKS, "locks", 2, true),
     known(SectionId::REQUESTS, "requests", 2, true),
+    known(SectionId::GHOSTS, "ghosts", 3, true),
+    known(SectionId::GHOST_DATA, "ghost-data", 3, true),
     known(SectionId::END, "end", 1, true),
 ];
 
@@ -107,7 +114,7 @@ impl fmt::Display for SectionId {
 /// decode in a millisecond or so, and one buffer can hold.
 pub const RECORDS_PER_FRAME: usize = 4096;
 
-/// Names in bytes after which a writer closes a frame early, so that records with
+/// Names and contents in bytes after which a writer closes a frame early, so that records with
 /// long paths stay below any reader's frame limit.
 pub(crate) const WEIGHT_PER_FRAME: usize = 4 << 20;
 
@@ -132,6 +139,10 @@ pub enum Frame {
     Locks(Vec<Lock>),
     /// Section [`SectionId::REQUESTS`].
     Requests(Vec<Request>),
+    /// Section [`SectionId::GHOSTS`].
+    Ghosts(Vec<Ghost>),
+    /// Section [`SectionId::GHOST_DATA`].
+    GhostData(Vec<GhostData>),
 }
 
 impl Frame {
@@ -147,6 +158,8 @@ impl Frame {
             Frame::Identities(i) => FrameRef::Identities(i),
             Frame::Locks(l) => FrameRef::Locks(l),
             Frame::Requests(r) => FrameRef::Requests(r),
+            Frame::Ghosts(g) => FrameRef::Ghosts(g),
+            Frame::GhostData(d) => FrameRef::GhostData(d),
         }
     }
 }
@@ -172,6 +185,10 @@ pub enum FrameRef<'a> {
     Locks(&'a [Lock]),
     /// Section [`SectionId::REQUESTS`].
     Requests(&'a [Request]),
+    /// Section [`SectionId::GHOSTS`].
+    Ghosts(&'a [Ghost]),
+    /// Section [`SectionId::GHOST_DATA`].
+    GhostData(&'a [GhostData]),
 }
 
 impl FrameRef<'_> {
@@ -187,6 +204,8 @@ impl FrameRef<'_> {
             FrameRef::Identities(_) => SectionId::IDENTITIES,
             FrameRef::Locks(_) => SectionId::LOCKS,
             FrameRef::Requests(_) => SectionId::REQUESTS,
+            FrameRef::Ghosts(_) => SectionId::GHOSTS,
+            FrameRef::GhostData(_) => SectionId::GHOST_DATA,
         }
     }
 
@@ -207,6 +226,8 @@ impl FrameRef<'_> {
             FrameRef::Identities(i) => i.len(),
             FrameRef::Locks(l) => l.len(),
             FrameRef::Requests(r) => r.len(),
+            FrameRef::Ghosts(g) => g.len(),
+            FrameRef::GhostData(d) => d.len(),
         }
     }
 }
@@ -215,7 +236,7 @@ impl FrameRef<'_> {
 pub trait Record: Sized {
     /// Most of them that a writer puts into one frame.
     const PER_FRAME: usize = RECORDS_PER_FRAME;
-    /// Bytes of names in this record: what makes one record larger than another.
+    /// Bytes of names or contents in this record: what makes one record larger than another.
     fn weight(&self) -> usize;
     /// A frame of these records.
     fn frame(records: &[Self]) -> FrameRef<'_>;
@@ -295,6 +316,26 @@ impl Record for Request {
     }
     fn frame(records: &[Self]) -> FrameRef<'_> {
         FrameRef::Requests(records)
+    }
+}
+
+impl Record for Ghost {
+    fn weight(&self) -> usize {
+        let xattrs = self.xattrs.iter();
+        let xattrs: usize = xattrs.map(|x| x.name.len() + x.value.len() + 16).sum();
+        self.target.len() + xattrs
+    }
+    fn frame(records: &[Self]) -> FrameRef<'_> {
+        FrameRef::Ghosts(records)
+    }
+}
+
+impl Record for GhostData {
+    fn weight(&self) -> usize {
+        self.bytes.len()
+    }
+    fn frame(records: &[Self]) -> FrameRef<'_> {
+        FrameRef::GhostData(records)
     }
 }
 

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use serde_bytes::ByteBuf;
 
 use crate::model::{
-    FileHandle, FileSystem, FsState, Handle, Identity, Inode, Location, Lock, LockKind, Mark,
-    Mount, Request, Session, State,
+    FileHandle, FileSystem, FsState, Ghost, GhostData, Handle, Identity, Inode, Location, Lock,
+    LockKind, Mark, Mount, Request, Session, State, Time, Xattr,
 };
 use crate::validate::{check_name, GUEST_FLAGS, HOST_FLAGS, LOCK_END, ROOT_ID};
 
@@ -190,6 +190,82 @@ pub fn sample_v2() -> State {
     state
 }
 
+/// [`sample_v2`] with what state version 3 added: an unlinked file that is open, with
+/// contents and a hole, an unlinked directory, and a symbolic link that went. It never
+/// changes either.
+pub fn sample_v3() -> State {
+    let mut state = sample_v2();
+    let fs = &mut state.fs;
+    let inode = |id, kind| Inode {
+        id,
+        lookups: 1,
+        kind,
+        location: Location::Lost { errno: 116 },
+    };
+    fs.inodes
+        .extend([inode(9, REGULAR), inode(10, DIRECTORY), inode(12, 0o120000)]);
+    fs.next_inode = 13;
+    fs.handles.push(Handle {
+        id: 6,
+        inode: 9,
+        directory: false,
+        guest_flags: 0o100002,
+        host_flags: 0o100002,
+    });
+    fs.next_handle = 7;
+    let time = |seconds, nanoseconds| Time {
+        seconds,
+        nanoseconds,
+    };
+    let plain = Ghost {
+        inode: 10,
+        directory: 2,
+        mode: 0o1755,
+        uid: 1000,
+        gid: 100,
+        device: 0,
+        size: 0,
+        accessed: time(1_764_110_702, 999_999_999),
+        modified: time(-1, 5),
+        target: ByteBuf::new(),
+        linkable: false,
+        xattrs: vec![],
+    };
+    let xattr = |name: &[u8], value: &[u8]| Xattr {
+        name: ByteBuf::from(name),
+        value: ByteBuf::from(value),
+    };
+    fs.ghosts = vec![
+        Ghost {
+            inode: 9,
+            mode: 0o640,
+            size: 1 << 33,
+            linkable: true,
+            xattrs: vec![xattr(b"user.empty", b""), xattr(b"user.tag", b"\x00\xff")],
+            ..plain.clone()
+        },
+        plain.clone(),
+        Ghost {
+            inode: 12,
+            directory: 1,
+            mode: 0o777,
+            target: ByteBuf::from(b"../where"),
+            ..plain
+        },
+    ];
+    let piece = |offset, bytes: &[u8]| GhostData {
+        inode: 9,
+        offset,
+        bytes: ByteBuf::from(bytes),
+    };
+    fs.ghost_data = vec![
+        piece(0, b"at the start"),
+        piece(12, b", and on"),
+        piece((1 << 33) - 4, b"tail"),
+    ];
+    state
+}
+
 /// A state of `n` inodes in directories of a thousand files each, as a guest that
 /// has walked a large tree leaves it, and an open handle per hundred files.
 pub fn large(n: u64) -> State {
@@ -315,7 +391,7 @@ fn seed() -> impl Strategy<Value = Seed> {
 
 /// Any valid state of up to some 40 inodes. Parents come before and after their
 /// children, ids are dense or far apart, names are any bytes. Half of them have
-/// identities and locks.
+/// identities, locks and ghosts.
 pub fn any_state() -> impl Strategy<Value = State> {
     prop_oneof![any_state_v1(), (any_state_v1(), additions()).prop_map(add)]
 }
@@ -442,7 +518,13 @@ struct Additions {
     marks: Vec<(prop::sample::Index, Mark)>,
     locks: Vec<LockSeed>,
     requests: Vec<(u16, u16)>,
+    /// Of lost inodes: permissions and owner, attributes, and pieces of contents with
+    /// the gap before each.
+    ghosts: Vec<GhostSeed>,
 }
+
+type XattrSeed = (Vec<u8>, Vec<u8>);
+type GhostSeed = (u32, u32, Vec<XattrSeed>, Vec<(u64, Vec<u8>)>);
 
 /// Gap to the lock before, length, owner (of a few), whether it writes, pid.
 type LockSeed = (u64, u64, u64, bool, u32);
@@ -476,12 +558,22 @@ fn additions() -> impl Strategy<Value = Additions> {
         vec((any::<prop::sample::Index>(), mark), 0..40),
         vec(lock, 0..12),
         vec(any::<(u16, u16)>(), 0..4),
+        vec(
+            (
+                0..0o10000u32,
+                any::<u32>(),
+                vec((vec(1..=255u8, 1..20), vec(any::<u8>(), 0..9)), 0..3),
+                vec((0..1u64 << 50, vec(any::<u8>(), 1..40)), 0..4),
+            ),
+            0..4,
+        ),
     );
-    parts.prop_map(|(file_systems, marks, locks, requests)| Additions {
+    parts.prop_map(|(file_systems, marks, locks, requests, ghosts)| Additions {
         file_systems,
         marks,
         locks,
         requests,
+        ghosts,
     })
 }
 
@@ -506,6 +598,7 @@ fn add((mut state, additions): (State, Additions)) -> State {
     fs.requests = requests
         .map(|(queue, head)| Request { queue, head })
         .collect();
+    add_ghosts(fs, additions.ghosts);
     let Some(handle) = fs.handles.iter().find(|h| !h.directory) else {
         return state;
     };
@@ -526,4 +619,51 @@ fn add((mut state, additions): (State, Additions)) -> State {
     }
     fs.locks.sort_by_key(Lock::order);
     state
+}
+
+/// Lost inodes are ghosts as long as there are seeds.
+fn add_ghosts(fs: &mut FsState, seeds: Vec<GhostSeed>) {
+    let lost = fs
+        .inodes
+        .iter()
+        .filter(|inode| matches!(inode.location, Location::Lost { .. }));
+    for (inode, (mode, owner, xattrs, pieces)) in lost.zip(seeds) {
+        let mut size = 0;
+        if inode.kind == REGULAR {
+            for (gap, bytes) in pieces {
+                let offset = size + gap;
+                size = offset + bytes.len() as u64;
+                fs.ghost_data.push(GhostData {
+                    inode: inode.id,
+                    offset,
+                    bytes: ByteBuf::from(bytes),
+                });
+            }
+        }
+        let xattrs = xattrs.into_iter().map(|(name, value)| Xattr {
+            name: ByteBuf::from(name),
+            value: ByteBuf::from(value),
+        });
+        let time = Time {
+            seconds: i64::from(owner) - (1 << 31),
+            nanoseconds: mode * 100_000,
+        };
+        fs.ghosts.push(Ghost {
+            inode: inode.id,
+            directory: ROOT_ID,
+            mode,
+            uid: owner,
+            gid: !owner,
+            device: 0,
+            size,
+            accessed: time,
+            modified: time,
+            target: match inode.kind {
+                0o120000 => ByteBuf::from(b"target"),
+                _ => ByteBuf::new(),
+            },
+            linkable: inode.kind == REGULAR && owner % 2 == 0,
+            xattrs: xattrs.collect(),
+        });
+    }
 }

@@ -10,12 +10,14 @@ use crate::model::{
 };
 use crate::section::FrameRef;
 
+mod ghosts;
 mod links;
 mod locks;
 mod problem;
 #[cfg(test)]
 mod tests;
 
+pub use ghosts::MAX_GHOST_PIECE;
 pub use links::check_links;
 pub use problem::{Invalid, Problem, Subject};
 
@@ -230,6 +232,8 @@ pub struct Checker {
     identities: Ids,
     locks: locks::Locks,
     requests: u64,
+    ghosts: Ids,
+    contents: ghosts::Contents,
 }
 
 /// The ids of one section so far.
@@ -294,6 +298,8 @@ impl Checker {
             identities: Ids::default(),
             locks: locks::Locks::default(),
             requests: 0,
+            ghosts: Ids::default(),
+            contents: ghosts::Contents::default(),
         }
     }
 
@@ -367,6 +373,17 @@ impl Checker {
                     .next(lock, self.limits.locks)
                     .map_err(|p| locks::fail(lock, p))
             }),
+            FrameRef::Ghosts(ghosts) => ghosts.iter().try_for_each(|ghost| {
+                self.ghosts
+                    .next(ghost.inode, self.limits.ghosts)
+                    .and_then(|()| ghosts::check_ghost(ghost))
+                    .map_err(|p| invalid(Subject::Ghost(ghost.inode), p))
+            }),
+            FrameRef::GhostData(data) => data.iter().try_for_each(|piece| {
+                self.contents
+                    .next(piece, self.limits.ghost_bytes)
+                    .map_err(|p| invalid(ghosts::piece(piece), p))
+            }),
         }
     }
 }
@@ -398,8 +415,10 @@ impl Checker {
             identities,
             locks,
             requests,
+            ghosts,
+            contents,
         } = one;
-        if !locks.is_empty() || *requests != 0 {
+        if !locks.is_empty() || *requests != 0 || !contents.is_empty() {
             // A few, most of the time; what they have to do with those before is
             // more than a number.
             return None;
@@ -414,6 +433,8 @@ impl Checker {
             identities: self.identities.then(*identities, limits.inodes)?,
             locks: self.locks.clone(),
             requests: self.requests,
+            ghosts: self.ghosts.then(*ghosts, limits.ghosts)?,
+            contents: self.contents,
         };
         let counters = both.counters.unwrap_or(Counters {
             next_inode: ID_LIMIT - 1,
@@ -453,5 +474,7 @@ pub fn validate(state: &State, limits: &Limits) -> Result<(), Invalid> {
     checker.frame(FrameRef::Identities(&state.fs.identities))?;
     checker.frame(FrameRef::Locks(&state.fs.locks))?;
     checker.frame(FrameRef::Requests(&state.fs.requests))?;
+    checker.frame(FrameRef::Ghosts(&state.fs.ghosts))?;
+    checker.frame(FrameRef::GhostData(&state.fs.ghost_data))?;
     check_links(state)
 }

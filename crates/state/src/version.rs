@@ -41,13 +41,14 @@ version_newtype! {
     /// - 2: ferryfs 0.2. The section locks as well. The sections file-systems and
     ///   identities came with it, but need no understanding: a stream of version 1
     ///   may have them.
-    StateVersion(u32), current 2
+    /// - 3: ferryfs 0.3. The sections ghosts and ghost-data as well.
+    StateVersion(u32), current 3
 }
 version_newtype! {
     /// Version of one section's records.
     ///
-    /// - 1: all sections ([`v1`](crate::v1), and [`v2`](crate::v2) for what is new
-    ///   there).
+    /// - 1: all sections ([`v1`](crate::v1), and [`v2`](crate::v2) and
+    ///   [`v3`](crate::v3) for what is new there).
     SectionVersion(u16), current 1
 }
 
@@ -70,6 +71,10 @@ pub const RELEASES: &[Release] = &[
     Release {
         state: StateVersion(2),
         release: "0.2.0",
+    },
+    Release {
+        state: StateVersion(3),
+        release: "0.3.0",
     },
 ];
 

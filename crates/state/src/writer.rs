@@ -10,7 +10,8 @@ use crate::error::StateError;
 use crate::format::Format;
 use crate::limits::Limits;
 use crate::model::{
-    Counters, FileSystem, Handle, Identity, Inode, Lock, Mount, Request, Session, State,
+    Counters, FileSystem, Ghost, GhostData, Handle, Identity, Inode, Lock, Mount, Request, Session,
+    State,
 };
 use crate::parallel::{in_order, threads, FEW_FRAMES};
 use crate::section::{frames, FrameRef, Record, SectionId};
@@ -77,8 +78,9 @@ fn encode_into(
 }
 
 /// Writes one stream. The sections go in their order: session (if any), counters,
-/// mounts, inodes, handles, file systems, identities, locks, requests. A writer that is dropped
-/// without [`StreamWriter::finish`] leaves a stream that every reader refuses as truncated.
+/// mounts, inodes, handles, file systems, identities, locks, requests, ghosts, their
+/// data. A writer that is dropped without [`StreamWriter::finish`] leaves a stream that
+/// every reader refuses as truncated.
 #[derive(Debug)]
 pub struct StreamWriter<'f, W: Write> {
     out: W,
@@ -245,6 +247,24 @@ impl<'f, W: Write> StreamWriter<'f, W> {
         self.records(requests)
     }
 
+    /// Writes ghosts, by ascending inode, cut into frames. May be called again with
+    /// those that follow. The stream is one of state version 3.
+    ///
+    /// # Errors
+    /// As [`StreamWriter::locks`].
+    pub fn ghosts(&mut self, ghosts: &[Ghost]) -> Result<(), StateError> {
+        self.records(ghosts)
+    }
+
+    /// Writes contents of ghosts, by ascending inode and offset, cut into frames. As
+    /// [`StreamWriter::ghosts`].
+    ///
+    /// # Errors
+    /// As [`StreamWriter::locks`].
+    pub fn ghost_data(&mut self, data: &[GhostData]) -> Result<(), StateError> {
+        self.records(data)
+    }
+
     fn records<T: Record>(&mut self, records: &[T]) -> Result<(), StateError> {
         frames(records).try_for_each(|frame| self.frame(frame))
     }
@@ -409,7 +429,15 @@ pub fn write_state_on_threads(
             false => &[],
         }))
         .chain(frames(&fs.locks))
-        .chain(frames(&fs.requests));
+        .chain(frames(&fs.requests))
+        .chain(frames(match outline.has(SectionId::GHOSTS) {
+            true => &fs.ghosts,
+            false => &[],
+        }))
+        .chain(frames(match outline.has(SectionId::GHOST_DATA) {
+            true => &fs.ghost_data,
+            false => &[],
+        }));
     for frame in rest.by_ref().take(FEW_FRAMES) {
         stream.frame(frame)?;
     }

@@ -101,6 +101,20 @@ variants!(
         LockKind,
         MissingHandle,
         LockHandle,
+        Permissions,
+        Nanoseconds,
+        Size,
+        LinkTarget,
+        Xattr,
+        NotUnlinked,
+        GhostKind,
+        GhostDirectory,
+        NoGhost,
+        PieceLength,
+        PieceRange,
+        PieceOrder,
+        PieceBeyond,
+        Contents,
     }
 );
 variants!(
@@ -116,6 +130,8 @@ variants!(
         Identity,
         Lock,
         Request,
+        Ghost,
+        GhostData,
     }
 );
 
@@ -346,6 +362,32 @@ fn of_records() {
             handle: 4,
             inode: 2,
         },
+        Problem::Permissions(0o100644),
+        Problem::Nanoseconds(1_000_000_000),
+        Problem::Size(u64::MAX),
+        Problem::LinkTarget,
+        Problem::Xattr {
+            name: "user.x".to_owned(),
+            value: 70_000,
+        },
+        Problem::NotUnlinked,
+        Problem::GhostKind {
+            what: "a size",
+            kind: 0o040000,
+        },
+        Problem::GhostDirectory(3),
+        Problem::NoGhost,
+        Problem::PieceLength(0),
+        Problem::PieceRange {
+            start: u64::MAX,
+            length: 4,
+        },
+        Problem::PieceOrder {
+            inode: 9,
+            before: 4096,
+        },
+        Problem::PieceBeyond(4096),
+        Problem::Contents(67_108_864),
     ];
     let line = |problem: &Problem| problem.to_string();
     insta::assert_snapshot!("records", texts(&problems, problem, PROBLEMS, line));
@@ -361,6 +403,11 @@ fn of_records() {
             inode: 7,
             owner: 0x5eed,
             start: 10,
+        },
+        Subject::Ghost(9),
+        Subject::GhostData {
+            inode: 9,
+            offset: 4096,
         },
         Subject::Request { queue: 1, head: 40 },
     ];

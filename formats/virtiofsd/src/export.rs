@@ -20,6 +20,7 @@ pub(crate) fn stream(state: &State, version: Version) -> Result<(Stream, Losses)
     };
     refuse_names(state)?;
     refuse_locks(state)?;
+    refuse_ghosts(state)?;
     if version == Version::V1 {
         refuse_file_handles(state)?;
     }
@@ -94,6 +95,22 @@ fn refuse_locks(state: &State) -> Result<(), DialectError> {
             "the guest holds {} file lock(s), the first on inode {}, and virtiofsd hands none \
              over: let the guest release them",
             state.fs.locks.len(),
+            first.inode
+        ))),
+    }
+}
+
+/// What has no name has no path, and is in no stream of virtiofsd but by file handle.
+fn refuse_ghosts(state: &State) -> Result<(), DialectError> {
+    let open = |id: u64| state.fs.handles.iter().any(|handle| handle.inode == id);
+    let mut ghosts = state.fs.ghosts.iter().filter(|ghost| open(ghost.inode));
+    match ghosts.next() {
+        None => Ok(()),
+        Some(first) => Err(DialectError::Refused(format!(
+            "the guest has {} unlinked file(s) or directories open, the first is inode {}, and \
+             virtiofsd has nothing that goes without a name: let the guest close them, or start \
+             this daemon with --migration-mode file-handles where both share one file system",
+            1 + ghosts.count(),
             first.inode
         ))),
     }

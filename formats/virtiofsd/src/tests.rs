@@ -1,7 +1,7 @@
 //! The wire against the worked examples, against structures for postcard itself,
 //! and against damage.
 
-use ferryfs_state::testing::{any_state_v1, sample_v2};
+use ferryfs_state::testing::{any_state_v1, sample_v2, sample_v3};
 use ferryfs_state::validate::{validate, GUEST_FLAGS, HOST_FLAGS, KIND_UNKNOWN};
 use ferryfs_state::{
     error_line, read_state, FileHandle, FsState, Handle, Inode, Location, Mount, Registry,
@@ -724,6 +724,26 @@ fn locks_are_refused_and_identities_listed_as_left_out() {
     let (without, losses) = write(&state, Version::V2).unwrap();
     assert_eq!(written, without);
     assert!(!losses.iter().any(|loss| loss == listed), "{losses}");
+}
+
+#[test]
+fn what_is_unlinked_and_open_is_refused() {
+    let mut state = sayable(sample_v3());
+    state.fs.locks.clear();
+    let error = write(&state, Version::V2).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the guest has 1 unlinked file(s) or directories open, the first is inode 9, and \
+         virtiofsd has nothing that goes without a name: let the guest close them, or start \
+         this daemon with --migration-mode file-handles where both share one file system"
+    );
+    // What is not open is lost, as it is without its contents.
+    state.fs.handles.retain(|handle| handle.inode != 9);
+    let (written, _) = write(&state, Version::V2).unwrap();
+    state.fs.ghosts.clear();
+    state.fs.ghost_data.clear();
+    let (without, _) = write(&state, Version::V2).unwrap();
+    assert_eq!(written, without);
 }
 
 proptest! {

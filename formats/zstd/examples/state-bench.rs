@@ -123,6 +123,8 @@ fn read(format: &str, threads: usize, file: &str) -> Fallible<State> {
                 locks,
                 // None of the states that are measured has any.
                 requests: Vec::new(),
+                ghosts: Vec::new(),
+                ghost_data: Vec::new(),
             },
         });
     }

@@ -106,14 +106,14 @@ fn newer_versions_are_refused_with_what_would_read_them() {
          use ferryfsd 0.9.0 or newer here"
     );
 
-    let state_3 = raw_stream(raw_header(1, 3, 0, "postcard"), &[counters()]);
+    let state_4 = raw_stream(raw_header(1, 4, 0, "postcard"), &[counters()]);
     assert_eq!(
-        refusal(&state_3),
-        "written as state version 3 by ferryfsd 0.9.0; this reader knows up to 2: \
-         use ferryfsd 0.9.0 or newer here, or write with --state-version 2 there"
+        refusal(&state_4),
+        "written as state version 4 by ferryfsd 0.9.0; this reader knows up to 3: \
+         use ferryfsd 0.9.0 or newer here, or write with --state-version 3 there"
     );
     // The header itself is readable all the same.
-    assert_eq!(read_header(&mut &state_3[..]).unwrap().state.0, 3);
+    assert_eq!(read_header(&mut &state_4[..]).unwrap().state.0, 4);
 
     let mut frame = counters();
     frame.version = 2;

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{decode, encode, refusal, registry, writer, FORMATS};
-use ferryfs_state::testing::{any_state, large, sample, sample_v2};
+use ferryfs_state::testing::{any_state, large, sample, sample_v2, sample_v3};
 use ferryfs_state::{
     EncodedFrame, EnvelopeReader, FrameRef, Limits, SectionId, State, StateVersion, StreamReader,
     StreamWriter,
@@ -12,8 +12,8 @@ use ferryfs_state::{
 use proptest::prelude::*;
 
 /// The samples of each state version.
-fn samples() -> [State; 2] {
-    [sample(), sample_v2()]
+fn samples() -> [State; 3] {
+    [sample(), sample_v2(), sample_v3()]
 }
 
 proptest! {

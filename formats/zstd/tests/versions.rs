@@ -10,10 +10,10 @@ use common::{
     RawFrame, FORMATS,
 };
 use ferryfs_format_postcard::Postcard;
-use ferryfs_state::testing::{any_state, any_state_v1, sample, sample_v2};
+use ferryfs_state::testing::{any_state, any_state_v1, sample, sample_v2, sample_v3};
 use ferryfs_state::{
-    read_header, write_state, write_state_with, Codec, FsState, Request, SectionId, State,
-    StateVersion, WriteOptions, WriterInfo,
+    read_header, write_state, write_state_with, Codec, FsState, GhostData, Request, SectionId,
+    State, StateVersion, WriteOptions, WriterInfo,
 };
 use proptest::prelude::*;
 
@@ -38,6 +38,8 @@ fn lockless() -> State {
 fn as_version_1(mut state: State) -> State {
     state.fs.file_systems.clear();
     state.fs.identities.clear();
+    state.fs.ghosts.clear();
+    state.fs.ghost_data.clear();
     state
 }
 
@@ -88,11 +90,17 @@ fn goldens_of_version_2_are_read_and_written_byte_for_byte() {
 }
 
 #[test]
+fn goldens_of_version_3_are_read_and_written_byte_for_byte() {
+    goldens(3, "0.3.0", &[("sample", sample_v3())]);
+}
+
+#[test]
 fn a_stream_has_the_lowest_version_that_holds_the_state() {
     for format in FORMATS {
         assert_eq!(version_of(&encode(&sample(), format)), 1);
         assert_eq!(version_of(&encode(&lockless(), format)), 1);
         assert_eq!(version_of(&encode(&sample_v2(), format)), 2);
+        assert_eq!(version_of(&encode(&sample_v3(), format)), 3);
     }
 }
 
@@ -131,14 +139,14 @@ fn streams_of_the_future_can_be_made_and_are_refused() {
         forced: Some(StateVersion(9)),
         ..WriteOptions::default()
     };
-    for state in [sample(), sample_v2()] {
+    for state in [sample(), sample_v2(), sample_v3()] {
         let mut bytes = Vec::new();
         write_state_with(&state, &Postcard, &writer(), &forced, &mut bytes).unwrap();
         assert_eq!(version_of(&bytes), 9);
         assert_eq!(
             refusal(&bytes),
-            "written as state version 9 by ferryfsd 0.1.0; this reader knows up to 2: use \
-             ferryfsd 0.1.0 or newer here, or write with --state-version 2 there"
+            "written as state version 9 by ferryfsd 0.1.0; this reader knows up to 3: use \
+             ferryfsd 0.1.0 or newer here, or write with --state-version 3 there"
         );
     }
 }
@@ -260,6 +268,58 @@ fn sections_of_version_2_made_by_hand_from_the_description_are_read() {
 }
 
 #[test]
+fn sections_of_version_3_made_by_hand_from_the_description_are_read() {
+    let plain = encode(&sample(), "postcard");
+    let mut reader =
+        ferryfs_state::EnvelopeReader::open(&plain[..], &ferryfs_state::Limits::default()).unwrap();
+    let mut frames = Vec::new();
+    while let Some(frame) = reader.next_frame().unwrap() {
+        let header = frame.header;
+        frames.push(RawFrame::new(
+            header.section.0,
+            header.records,
+            frame.payload,
+        ));
+    }
+    // The sample's lost inode is a fifo.
+    let times = ((-2i64, 7u32), (1i64, 999_999_999u32));
+    let (target, xattrs): (&[u8], &[(&[u8], &[u8])]) = (&[], &[]);
+    let numbers = (8u64, 2u64, 0o600u32, 1000u32, 100u32, 0u64, 0u64);
+    let mut ghosts = Vec::new();
+    Postcard
+        .encode(&[(numbers, times, target, false, xattrs)][..], &mut ghosts)
+        .unwrap();
+    frames.push(RawFrame::new(10, 1, ghosts));
+    let stream = raw_stream(raw_header(1, 3, 0, "postcard"), &frames);
+    let (_, state) = decode(&stream).unwrap();
+    let ghost = &state.fs.ghosts[0];
+    assert_eq!((ghost.inode, ghost.directory, ghost.mode), (8, 2, 0o600));
+    assert_eq!((ghost.uid, ghost.gid), (1000, 100));
+    assert_eq!(
+        (ghost.accessed.seconds, ghost.accessed.nanoseconds),
+        (-2, 7)
+    );
+    assert_eq!(ghost.modified.nanoseconds, 999_999_999);
+    assert!(!ghost.linkable && ghost.xattrs.is_empty());
+    let mut data = Vec::new();
+    Postcard
+        .encode(&[(8u64, 0u64, &b"x"[..])][..], &mut data)
+        .unwrap();
+    frames.push(RawFrame::new(11, 1, data));
+    let error = refusal(&raw_stream(raw_header(1, 3, 0, "postcard"), &frames));
+    assert!(
+        error.ends_with("contents of inode 8 from byte 0: it goes beyond the file's end at byte 0"),
+        "{error}"
+    );
+    // A reader of version 2 knows neither.
+    let error = refusal(&raw_stream(raw_header(1, 2, 0, "postcard"), &frames));
+    assert!(
+        error.ends_with("it came with state version 3, and the header claims version 2"),
+        "{error}"
+    );
+}
+
+#[test]
 fn requests_that_wait_go_nowhere_without_their_section() {
     let mut state = lockless();
     state.fs.requests = vec![Request { queue: 1, head: 7 }; 3];
@@ -272,6 +332,33 @@ fn requests_that_wait_go_nowhere_without_their_section() {
             text.contains("the guest waits for 3 file lock(s)"),
             "{text}"
         );
+    }
+}
+
+/// Contents that are more than one frame can have go in several, and come back.
+#[test]
+fn large_contents_take_several_frames() {
+    let mut state = sample_v3();
+    state.fs.ghost_data = (0..9u64)
+        .map(|n| GhostData {
+            inode: 9,
+            offset: n << 21,
+            bytes: vec![n as u8; 1 << 20].into(),
+        })
+        .collect();
+    for format in FORMATS {
+        let bytes = encode(&state, format);
+        let mut reader =
+            ferryfs_state::EnvelopeReader::open(&bytes[..], &ferryfs_state::Limits::default())
+                .unwrap();
+        let mut records = Vec::new();
+        while let Some(frame) = reader.next_frame().unwrap() {
+            if frame.header.section == SectionId::GHOST_DATA {
+                records.push(frame.header.records);
+            }
+        }
+        assert_eq!(records, [4, 4, 1], "{format}");
+        assert_eq!(decode(&bytes).unwrap().1, state);
     }
 }
 
@@ -294,7 +381,11 @@ proptest! {
             match encode_for(&state, format, 1) {
                 Ok((bytes, losses)) => {
                     prop_assert!(state.fs.locks.is_empty() && state.fs.requests.is_empty());
-                    prop_assert_eq!(losses.is_empty(), state.fs.identities.is_empty());
+                    let fs = &state.fs;
+                    prop_assert_eq!(
+                        losses.is_empty(),
+                        fs.identities.is_empty() && fs.ghosts.is_empty()
+                    );
                     let (_, back) = decode(&bytes).unwrap();
                     prop_assert_eq!(&back, &as_version_1(state.clone()));
                     let mut again = Vec::new();
@@ -303,7 +394,13 @@ proptest! {
                     prop_assert_eq!(again, bytes);
                 }
                 Err(_) => {
-                    prop_assert!(!state.fs.locks.is_empty() || !state.fs.requests.is_empty());
+                    let fs = &state.fs;
+                    let open = |id| fs.handles.iter().any(|h| h.inode == id);
+                    prop_assert!(
+                        !fs.locks.is_empty()
+                            || !fs.requests.is_empty()
+                            || fs.ghosts.iter().any(|g| open(g.inode))
+                    );
                 }
             }
         }
@@ -315,6 +412,7 @@ fn the_sections_of_a_version_are_known_by_it() {
     let came = |n| SectionId(n).since().map(|v| v.0);
     assert_eq!([1, 2, 3, 4, 5].map(came), [Some(1); 5]);
     assert_eq!([6, 7, 8, 9].map(came), [Some(2); 4]);
-    assert_eq!(came(10), None);
+    assert_eq!([10, 11].map(came), [Some(3); 2]);
+    assert_eq!(came(12), None);
     assert_eq!(came(0x9000), None);
 }

@@ -1,11 +1,11 @@
 //! What needs the whole state: that everything a record points at is there, and of
 //! the right kind.
 
-use super::{invalid, locks, Invalid, Problem, Subject, ROOT_ID, S_IFDIR, S_IFREG};
+use super::{ghosts, invalid, locks, Invalid, Problem, Subject, ROOT_ID, S_IFDIR, S_IFREG};
 use crate::model::{Inode, Location, State};
 
 /// Checks what needs the whole state: root, parents, cycles, mounts, handles'
-/// inodes, identities, locks. Takes time in proportion to the number of records
+/// inodes, identities, locks, ghosts. Takes time in proportion to the number of records
 /// (locks of one file a little more), and as much memory. The records themselves
 /// have been through a [`Checker`](super::Checker).
 ///
@@ -37,7 +37,8 @@ pub fn check_links(state: &State) -> Result<(), Invalid> {
         }
     }
     check_identities(state, &index)?;
-    locks::check(state, &index)
+    locks::check(state, &index)?;
+    ghosts::check(state, &index)
 }
 
 fn check_identities(state: &State, index: &Index<'_>) -> Result<(), Invalid> {

@@ -32,6 +32,17 @@ pub enum Subject {
         /// Head of the chain.
         head: u16,
     },
+    /// An unlinked inode, by nodeid.
+    #[error("ghost of inode {0}")]
+    Ghost(u64),
+    /// A piece of the contents of an unlinked inode.
+    #[error("contents of inode {inode} from byte {offset}")]
+    GhostData {
+        /// Nodeid.
+        inode: u64,
+        /// First byte.
+        offset: u64,
+    },
     /// A lock.
     #[error("lock of inode {inode} from byte {start} by owner {owner:#x}")]
     Lock {
@@ -229,4 +240,71 @@ pub enum Problem {
         /// The inode that the handle is of.
         inode: u64,
     },
+    /// A mode with more than permissions.
+    #[error("{0:#o} are no permissions")]
+    Permissions(u32),
+    /// A second or more of nanoseconds.
+    #[error("a time with {0} nanoseconds behind its second")]
+    Nanoseconds(u32),
+    /// A size that no file has.
+    #[error("a size of {0} bytes, which no file can have")]
+    Size(u64),
+    /// No target of a symbolic link.
+    #[error("a target that no symbolic link can have: too long, or with a NUL byte")]
+    LinkTarget,
+    /// An extended attribute that no file system takes.
+    #[error(
+        "an extended attribute \"{name}\" with {value} bytes: names have 1 to 255 without a NUL, \
+         values up to 65536"
+    )]
+    Xattr {
+        /// Its name, escaped, at most its first 64 bytes.
+        name: String,
+        /// Length of its value.
+        value: usize,
+    },
+    /// A ghost of an inode that has a place.
+    #[error("the inode has a place in the share, and cannot be unlinked at once")]
+    NotUnlinked,
+    /// Something that an object of that type has not.
+    #[error("{what} does not go with file type {kind:#o}")]
+    GhostKind {
+        /// What it is.
+        what: &'static str,
+        /// The inode's `S_IFMT` bits.
+        kind: u32,
+    },
+    /// Nowhere to make a ghost.
+    #[error("it is to be made beside inode {0}, which is no directory of the share in the stream")]
+    GhostDirectory(u64),
+    /// Contents of nothing.
+    #[error("the stream has no such ghost")]
+    NoGhost,
+    /// A piece of no length, or of too much.
+    #[error("a piece of {0} bytes, not of 1 to 1048576")]
+    PieceLength(usize),
+    /// A piece behind where any file can have one.
+    #[error("{length} bytes from {start} on go beyond what any file can have")]
+    PieceRange {
+        /// First byte.
+        start: u64,
+        /// How many.
+        length: u64,
+    },
+    /// Pieces out of order, or over each other.
+    #[error("not in order, or over the piece before it, of inode {inode} up to byte {before}")]
+    PieceOrder {
+        /// Whose the piece before was.
+        inode: u64,
+        /// The byte behind that piece.
+        before: u64,
+    },
+    /// A piece behind the file's end.
+    #[error("it goes beyond the file's end at byte {0}")]
+    PieceBeyond(u64),
+    /// More contents than are taken.
+    #[error(
+        "more than {0} bytes of contents of unlinked files; a higher --ghost-limit takes them"
+    )]
+    Contents(u64),
 }

@@ -4,9 +4,8 @@ use proptest::prelude::*;
 use serde_bytes::ByteBuf;
 
 use super::*;
-use crate::model::FsState;
-use crate::model::{Lock, LockKind};
-use crate::testing::{any_state, large, sample, sample_v2};
+use crate::model::{FsState, Ghost, GhostData, Lock, LockKind};
+use crate::testing::{any_state, large, sample, sample_v2, sample_v3};
 
 /// What `validate` says to the sample after `change`.
 fn refusal(change: impl FnOnce(&mut State)) -> String {
@@ -601,6 +600,189 @@ fn conflicts_are_found_wherever_they_are() {
         }
     }
     assert!(conflicting > 1000);
+}
+
+/// What `validate` says to the sample of version 3 after `change`.
+fn refusal_v3(change: impl FnOnce(&mut FsState)) -> String {
+    let mut state = sample_v3();
+    change(&mut state.fs);
+    validate(&state, &Limits::default())
+        .expect_err("it must be refused")
+        .to_string()
+}
+
+#[test]
+fn ghosts_that_cannot_be_are_refused() {
+    validate(&sample_v3(), &Limits::default()).unwrap();
+    let ghost = |n: usize, change: fn(&mut Ghost)| refusal_v3(|fs| change(&mut fs.ghosts[n]));
+    for (found, expected) in [
+        (
+            ghost(0, |g| g.mode = 0o100640),
+            "ghost of inode 9: 0o100640 are no permissions",
+        ),
+        (
+            ghost(0, |g| g.accessed.nanoseconds = 1_000_000_000),
+            "ghost of inode 9: a time with 1000000000 nanoseconds behind its second",
+        ),
+        (
+            ghost(0, |g| g.size = 1 << 63),
+            "ghost of inode 9: a size of 9223372036854775808 bytes, which no file can have",
+        ),
+        (
+            ghost(2, |g| g.target = ByteBuf::from(vec![b'x'; 4096])),
+            "ghost of inode 12: a target that no symbolic link can have",
+        ),
+        (
+            ghost(2, |g| g.target = ByteBuf::from(b"a\0b")),
+            "ghost of inode 12: a target that no symbolic link can have",
+        ),
+        (
+            ghost(2, |g| g.target = ByteBuf::new()),
+            "ghost of inode 12: a target does not go with file type 0o120000",
+        ),
+        (
+            ghost(1, |g| g.target = ByteBuf::from(b"x")),
+            "ghost of inode 10: a target does not go with file type 0o40000",
+        ),
+        (
+            ghost(1, |g| g.size = 1),
+            "ghost of inode 10: a size does not go with file type 0o40000",
+        ),
+        (
+            ghost(1, |g| g.linkable = true),
+            "ghost of inode 10: a name to come does not go with file type 0o40000",
+        ),
+        (
+            ghost(0, |g| g.device = 1),
+            "ghost of inode 9: a device number does not go with file type 0o100000",
+        ),
+        (
+            ghost(0, |g| g.xattrs[0].name = ByteBuf::from(vec![b'n'; 256])),
+            "ghost of inode 9: an extended attribute \"nnnn",
+        ),
+        (
+            ghost(0, |g| g.xattrs[1].value = ByteBuf::from(vec![0; 65537])),
+            "ghost of inode 9: an extended attribute \"user.tag\" with 65537 bytes: names have",
+        ),
+        (
+            ghost(0, |g| g.xattrs[1].name = ByteBuf::new()),
+            "ghost of inode 9: an extended attribute \"\" with 2 bytes",
+        ),
+        (
+            ghost(1, |g| g.inode = 9),
+            "ghost of inode 9: the id is used twice",
+        ),
+        (
+            ghost(0, |g| g.inode = 11),
+            "ghost of inode 10: not in ascending order: it comes after 11",
+        ),
+        (
+            ghost(2, |g| g.inode = 11),
+            "ghost of inode 11: the inode is not in the stream",
+        ),
+        (
+            ghost(0, |g| g.inode = 3),
+            "ghost of inode 3: the inode has a place in the share",
+        ),
+        (
+            refusal_v3(|fs| fs.inodes[7].kind = 0),
+            "ghost of inode 10: no type does not go with file type 0o0",
+        ),
+        (
+            ghost(0, |g| g.directory = 4),
+            "ghost of inode 9: it is to be made beside inode 4, which is no directory",
+        ),
+        (
+            ghost(0, |g| g.directory = 3),
+            "ghost of inode 9: it is to be made beside inode 3, which is no directory",
+        ),
+        (
+            ghost(0, |g| g.directory = 10),
+            "ghost of inode 9: it is to be made beside inode 10, which is no directory",
+        ),
+    ] {
+        assert!(found.starts_with(expected), "{found}\n{expected}");
+    }
+}
+
+#[test]
+fn contents_that_overlap_overflow_or_exceed_are_refused() {
+    let piece =
+        |n: usize, change: fn(&mut GhostData)| refusal_v3(|fs| change(&mut fs.ghost_data[n]));
+    for (found, expected) in [
+        (
+            piece(0, |p| p.bytes = ByteBuf::new()),
+            "contents of inode 9 from byte 0: a piece of 0 bytes, not of 1 to 1048576",
+        ),
+        (
+            piece(0, |p| p.bytes = ByteBuf::from(vec![0; (1 << 20) + 1])),
+            "contents of inode 9 from byte 0: a piece of 1048577 bytes, not of 1 to 1048576",
+        ),
+        (
+            piece(1, |p| p.offset = 11),
+            "contents of inode 9 from byte 11: not in order, or over the piece before it, of inode \
+             9 up to byte 12",
+        ),
+        (
+            refusal_v3(|fs| fs.ghost_data.swap(0, 2)),
+            "contents of inode 9 from byte 12: not in order, or over the piece before it",
+        ),
+        (
+            piece(2, |p| p.offset = u64::MAX - 2),
+            "contents of inode 9 from byte 18446744073709551613: 4 bytes from \
+             18446744073709551613 on go beyond what any file can have",
+        ),
+        (
+            piece(2, |p| p.offset = (1 << 63) - 4),
+            "contents of inode 9 from byte 9223372036854775804: 4 bytes from",
+        ),
+        (
+            piece(2, |p| p.offset += 1),
+            "contents of inode 9 from byte 8589934589: it goes beyond the file's end at byte \
+             8589934592",
+        ),
+        (
+            refusal_v3(|fs| fs.ghosts[0].size = 8),
+            "contents of inode 9 from byte 8589934588: it goes beyond the file's end at byte 8",
+        ),
+        (
+            piece(2, |p| p.inode = 12),
+            "contents of inode 12 from byte 8589934588: it goes beyond the file's end at byte 0",
+        ),
+        (
+            piece(2, |p| p.inode = 11),
+            "contents of inode 11 from byte 8589934588: the stream has no such ghost",
+        ),
+        (
+            piece(0, |p| p.inode = 8),
+            "contents of inode 8 from byte 0: the stream has no such ghost",
+        ),
+    ] {
+        assert!(found.starts_with(expected), "{found}\n{expected}");
+    }
+    for (ghosts, ghost_bytes, text) in [
+        (2, 24, "ghost of inode 12: more than 2 records"),
+        (
+            3,
+            23,
+            "contents of inode 9 from byte 8589934588: more than 23 bytes of contents of unlinked \
+             files; a higher --ghost-limit takes them",
+        ),
+    ] {
+        let limits = Limits {
+            ghosts,
+            ghost_bytes,
+            ..Limits::default()
+        };
+        let error = validate(&sample_v3(), &limits).unwrap_err();
+        assert_eq!(error.to_string(), text);
+    }
+    let limits = Limits {
+        ghosts: 3,
+        ghost_bytes: 24,
+        ..Limits::default()
+    };
+    validate(&sample_v3(), &limits).unwrap();
 }
 
 proptest! {
