@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 
 use ferryfs_frontend::fuse::{DirEntryPlus, Entry, Opened, ROOT_ID};
-use ferryfs_frontend::{ClientError, FsClient, Vm};
+use ferryfs_frontend::{Caller, ClientError, FsClient, Vm};
 
 /// A client with the books that a guest's kernel keeps.
 #[derive(Debug)]
@@ -30,6 +30,14 @@ impl Guest {
             client: vm.client(),
             lookups: BTreeMap::new(),
             handles: Vec::new(),
+        }
+    }
+
+    /// The guest of `vm`, in which `caller` does everything.
+    pub fn of_user(vm: &Vm, caller: Caller) -> Guest {
+        Guest {
+            client: vm.client().as_caller(caller),
+            ..Guest::of(vm)
         }
     }
 

@@ -17,6 +17,16 @@ pub trait MigrateFs: FileSystem {
     /// Stops collecting and waits until it has stopped. Idempotent.
     fn cancel_precopy(&self);
 
+    /// Whether the state can be saved, as far as that is known already: the device is
+    /// stopped, and nothing of the state has gone anywhere. Costs little;
+    /// [`collect`](MigrateFs::collect) may fail all the same.
+    ///
+    /// # Errors
+    /// As `collect`; nothing has been logged.
+    fn may_save(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// The file system's state now. The device is stopped; what precopy found is
     /// used, and only what changed since is done again.
     ///

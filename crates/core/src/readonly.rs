@@ -463,6 +463,10 @@ impl<F: MigrateFs> MigrateFs for ReadOnly<F> {
         self.inner.cancel_precopy();
     }
 
+    fn may_save(&self) -> Result<(), String> {
+        self.inner.may_save()
+    }
+
     fn collect(&self) -> Result<FsState, String> {
         self.inner.collect()
     }

@@ -86,6 +86,16 @@ pub trait Crossing: Send + Sync + 'static {
     /// Idempotent.
     fn cancel_precopy(&self);
 
+    /// Whether the state can be saved, as far as precopy knows that it cannot. The device
+    /// is stopped; asked before anything is written, so that a front-end that is refused
+    /// can let the guest go on here.
+    ///
+    /// # Errors
+    /// What cannot cross and what to do. Not logged yet.
+    fn may_save(&self) -> Result<(), CrossingError> {
+        Ok(())
+    }
+
     /// Writes the whole state stream, with the requests that stand over. The caller
     /// has stopped the device. The server goes on working as before when the device
     /// is started again ([`Service::proceed`]); until then it holds nothing on the

@@ -284,6 +284,12 @@ pub struct MigrationArgs {
     #[arg(long)]
     pub migration_confirm_paths: bool,
 
+    /// Most bytes of unlinked files that the guest has open which cross with the state (find-paths
+    /// mode, and what has no file handle), with suffixes K, M and G: as the source, with more of them
+    /// the migration is refused; as the destination, so is a state with more
+    #[arg(long, default_value = "64M", value_name = "BYTES", value_parser = parse_bytes)]
+    pub ghost_limit: u64,
+
     /// As the source: format of the state; a destination recognises each one that is built in
     #[arg(long, default_value = "postcard", value_name = "FORMAT")]
     pub state_format: String,
@@ -426,6 +432,28 @@ fn parse_tag(tag: &str) -> Result<String, String> {
     }
 }
 
+/// Most that `--ghost-limit` can be: what one state may carry.
+const GHOST_LIMIT_MAX: u64 = 4 << 30;
+
+/// A number of bytes: `K`, `M` and `G` (or `KiB` and so on) stand for powers of 1024.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "K" | "k" | "KiB" => 10,
+        "M" | "m" | "MiB" => 20,
+        "G" | "g" | "GiB" => 30,
+        other => return Err(format!("\"{other}\" is no unit: K, M or G")),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "a number of bytes, as 67108864 or 64M".to_owned())?;
+    match number.checked_mul(1 << shift) {
+        Some(bytes) if bytes <= GHOST_LIMIT_MAX => Ok(bytes),
+        _ => Err("more than 4G, the most that a state may carry".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -503,6 +531,35 @@ mod tests {
         assert!(!a.share.killpriv_v2);
         let a = parse("--shared-dir /x --fd 3 --no-killpriv-v2 --killpriv-v2").unwrap();
         assert!(a.share.killpriv_v2);
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        let base = "--shared-dir /x --fd 3";
+        let limit = |more: &str| parse(&format!("{base} {more}")).map(|a| a.migration.ghost_limit);
+        assert_eq!(limit("").unwrap(), 64 << 20);
+        for (text, bytes) in [
+            ("0", 0),
+            ("1000", 1000),
+            ("5K", 5 << 10),
+            ("64M", 64 << 20),
+            ("2MiB", 2 << 20),
+            ("4G", 4 << 30),
+        ] {
+            assert_eq!(limit(&format!("--ghost-limit {text}")).unwrap(), bytes);
+        }
+        for (text, want) in [
+            ("5T", "is no unit"),
+            ("M", "a number of bytes"),
+            ("-1", "unexpected argument"),
+            ("1.5G", "a number of bytes"),
+            ("5G", "the most that a state may carry"),
+            ("99999999999999999999", "a number of bytes"),
+            ("18446744073709551615G", "the most that a state may carry"),
+        ] {
+            let error = limit(&format!("--ghost-limit {text}")).unwrap_err();
+            assert!(error.contains(want), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -180,6 +180,7 @@ impl Config {
             MigrationMode::FileHandles => fs::MigrationMode::FileHandles,
         };
         config.migration_confirm_paths = migration.migration_confirm_paths;
+        config.ghost_limit = migration.ghost_limit;
         config.migration_on_error = match migration.migration_on_error {
             OnError::Abort => fs::MigrationOnError::Abort,
             OnError::GuestError => fs::MigrationOnError::GuestError,
@@ -505,7 +506,7 @@ mod tests {
             "--shared-dir /x --fd 3 --cache never --writeback --xattr --no-announce-submounts \
                     --allow-direct-io --allow-mmap --preserve-noatime \
                     --inode-file-handles=mandatory --migration-mode file-handles \
-                    --migration-on-error guest-error --restore eager";
+                    --migration-on-error guest-error --restore eager --ghost-limit 1G";
         let c = config(line, true).unwrap().passthrough(root());
         assert_eq!(c.cache, fs::CachePolicy::Never);
         assert!(!c.readdirplus && !c.announce_submounts && c.writeback && c.xattr);
@@ -519,5 +520,6 @@ mod tests {
             let restore = c.passthrough(root()).restore;
             assert_eq!(restore, fs::Restore::Lazy { first });
         }
+        assert_eq!(c.ghost_limit, 1 << 30);
     }
 }

@@ -252,7 +252,10 @@ fn run<F: MigrateFs>(
         formats,
         &config.args.migration.state_format,
         writer,
-        Limits::default(),
+        Limits {
+            ghost_bytes: config.args.migration.ghost_limit,
+            ..Limits::default()
+        },
     )
     .map_err(DaemonError::Format)?
     .with_options(config.state_options.forced_by_environment());

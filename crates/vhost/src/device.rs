@@ -271,6 +271,11 @@ impl<S: Service + Crossing> Device<S> {
         }
         let service = Arc::clone(&self.service);
         let precopy = Arc::clone(&self.precopy);
+        if direction == Direction::Save {
+            // What is known by now is told by now.
+            precopy.wait();
+            service.may_save().map_err(io::Error::other)?;
+        }
         let external = self.expects_guest() && !rings.have_run();
         let held = Held::new(rings);
         self.transfers.start(direction, file, move |channel| {

@@ -211,6 +211,7 @@ impl Passthrough {
         if let Some(fd) = opened.as_ref().map(AsFd::as_fd).or(open) {
             self.kill_capability(inode.kind(), fd, true)?;
             rustix::fs::ftruncate(fd, size)?;
+            self.ghosts.wrote(inode.id());
         }
         Ok(())
     }

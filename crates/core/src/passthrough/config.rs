@@ -128,6 +128,8 @@ impl Restore {
     }
 }
 
+pub use super::crossing::DEFAULT_LIMIT as DEFAULT_GHOST_LIMIT;
+
 /// What is shared, and how.
 #[derive(Debug)]
 pub struct Config {
@@ -190,6 +192,8 @@ pub struct Config {
     pub migration_on_error: MigrationOnError,
     /// When a destination looks for the guest's inodes.
     pub restore: Restore,
+    /// Most bytes of contents of unlinked files that are open which cross in a state.
+    pub ghost_limit: u64,
 }
 
 impl Config {
@@ -220,6 +224,7 @@ impl Config {
             migration_confirm_paths: false,
             migration_on_error: MigrationOnError::Abort,
             restore: Restore::lazy(),
+            ghost_limit: DEFAULT_GHOST_LIMIT,
         }
     }
 }

@@ -182,6 +182,7 @@ impl Passthrough {
             dir.as_fd(),
             new_name.as_c_str(),
         )?;
+        self.ghosts.not_linkable(node);
         let stx = sys::statx(fd.as_fd())?;
         if !self.inodes.acquire_again(&inode) {
             // Forgotten while it was being linked: no guest in its right mind.
@@ -435,7 +436,10 @@ impl Passthrough {
             self.label_open(file.as_fd(), label)?;
         }
         let (inode, stx) = self.adopt(Object::Open(file.as_fd()))?;
-        self.names.note(inode.id());
+        self.names.note_orphan(inode.id());
+        if flags & libc::O_EXCL as u32 == 0 {
+            self.ghosts.add_linkable(inode.id());
+        }
         let entry = self.entry(Some(&parent), &inode, &stx);
         let opened = self.add_handle(inode.id(), HandleKind::File, file, flags, host_flags);
         Ok((entry, opened))

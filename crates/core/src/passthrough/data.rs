@@ -81,6 +81,7 @@ impl Passthrough {
             inode.open(self.proc_self_fd(), host_flags as i32)?
         };
         if truncate {
+            self.ghosts.wrote(inode.id());
             self.kill_capability(inode.kind(), file.as_fd(), true)?;
         }
         Ok(file)
@@ -167,6 +168,7 @@ impl Passthrough {
                 Err(_) => break,
             }
         }
+        self.ghosts.wrote(node);
         Ok(done)
     }
 
@@ -227,7 +229,9 @@ impl Passthrough {
         position(length)?;
         self.kill_capability(libc::S_IFREG, file.fd()?, true)?;
         let mode = rustix::fs::FallocateFlags::from_bits_retain(mode);
-        Ok(rustix::fs::fallocate(file.fd()?, mode, offset, length)?)
+        rustix::fs::fallocate(file.fd()?, mode, offset, length)?;
+        self.ghosts.wrote(node);
+        Ok(())
     }
 
     pub(super) fn do_lseek(
@@ -261,13 +265,15 @@ impl Passthrough {
         self.kill_capability(libc::S_IFREG, target.fd()?, true)?;
         let (mut from_at, mut to_at) = (from.2, to.2);
         let length = length.min(MOST_COPIED) as usize;
-        Ok(rustix::fs::copy_file_range(
+        let copied = rustix::fs::copy_file_range(
             source.fd()?,
             Some(&mut from_at),
             target.fd()?,
             Some(&mut to_at),
             length,
-        )?)
+        )?;
+        self.ghosts.wrote(to.0);
+        Ok(copied)
     }
 
     pub(super) fn do_syncfs(&self, node: NodeId) -> FsResult<()> {

@@ -230,6 +230,11 @@ impl Inode {
         let _ = self.last.set(fd);
     }
 
+    /// Whether it is held by handle, and kept alive although its last name is gone.
+    pub(super) fn is_kept(&self) -> bool {
+        self.last.get().is_some()
+    }
+
     /// Opens it with `flags` (`O_*`). Only regular files and directories are
     /// opened: a fifo could block, a device or socket could act.
     ///

@@ -81,11 +81,11 @@ pub enum SetupError {
 /// A host directory, or one regular file, as a FUSE file system.
 pub struct Passthrough {
     pub(crate) config: Config,
-    // Shared with the thread that verifies names while a crossing is prepared.
+    // Shared with the thread that prepares a crossing, as others are.
     pub(crate) proc_self_fd: Arc<OwnedFd>,
     pub(crate) inodes: Arc<Inodes>,
     pub(crate) names: Arc<Names>,
-    pub(crate) handles: Handles,
+    pub(crate) handles: Arc<Handles>,
     pub(crate) mounts: Arc<Mounts>,
     // The root's mount stays known while nothing but the root is.
     #[allow(dead_code)]
@@ -99,6 +99,8 @@ pub struct Passthrough {
     // Inodes that a crossing has brought and that are not located yet.
     unlocated: crossing::Unlocated,
     precopy: crossing::Precopy,
+    // What precopy wants to know of requests.
+    ghosts: Arc<crossing::Ghosts>,
     // What INIT answered; 0 before.
     session: AtomicU64,
     // Where the guest's `security.capability` is kept, if not under that name.
@@ -184,10 +186,11 @@ impl Passthrough {
             root_mount,
             inodes: Arc::new(Inodes::new(root)),
             names: Arc::new(Names::new()),
-            handles: Handles::new(),
+            handles: Arc::new(Handles::new()),
             mounts,
             proc_self_fd,
             precopy: crossing::Precopy::default(),
+            ghosts: Arc::default(),
             session: AtomicU64::new(0),
             config,
         })

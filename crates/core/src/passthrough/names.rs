@@ -119,6 +119,8 @@ pub struct Names {
     generation: AtomicU64,
     tracking: AtomicBool,
     changed: Mutex<HashSet<NodeId>>,
+    // Of those, the ones that have lost their last known name.
+    orphans: Mutex<HashSet<NodeId>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -141,6 +143,7 @@ impl Names {
             generation: AtomicU64::new(0),
             tracking: AtomicBool::new(false),
             changed: Mutex::default(),
+            orphans: Mutex::default(),
         }
     }
 
@@ -249,6 +252,7 @@ impl Names {
     pub fn track(&self, on: bool) {
         let mut changed = lock(&self.changed);
         *changed = HashSet::new();
+        *lock(&self.orphans) = HashSet::new();
         self.tracking.store(on, Ordering::Release);
     }
 
@@ -263,7 +267,37 @@ impl Names {
         std::mem::take(&mut *lock(&self.changed))
     }
 
-    /// Notes a change of `node`, such as being made without a name.
+    /// Inodes that have lost their last known name since [`Names::track`], or never had
+    /// one, and which the guest still knows; they may have got one since.
+    pub fn orphans(&self, inodes: &Inodes) -> Vec<Arc<Inode>> {
+        let mut orphans = lock(&self.orphans);
+        // Most are gone with their names.
+        let mut alive = Vec::new();
+        orphans.retain(|node| {
+            let inode = inodes.get(*node);
+            let is_alive = inode.is_some();
+            alive.extend(inode);
+            is_alive
+        });
+        alive
+    }
+
+    /// Notes that `node` has no name.
+    pub fn note_orphan(&self, node: NodeId) {
+        self.note(node);
+        if self.tracking.load(Ordering::Acquire) {
+            lock(&self.orphans).insert(node);
+        }
+    }
+
+    fn note_removal(&self, node: NodeId, last: bool) {
+        match last {
+            true => self.note_orphan(node),
+            false => self.note(node),
+        }
+    }
+
+    /// Notes a change of `node`.
     pub fn note(&self, node: NodeId) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         if self.tracking.load(Ordering::Acquire) {
@@ -359,11 +393,11 @@ impl Names {
             if had {
                 self.forget_dentry(hash, node);
             }
-            had
+            had.then_some(own.primary.is_none())
         };
-        if had {
+        if let Some(last) = had {
             self.unpin(inodes, parent);
-            self.note(node);
+            self.note_removal(node, last);
         }
     }
 
@@ -478,11 +512,12 @@ impl Names {
         let had = {
             let mut own = lock(&inode.links);
             // Unless it has got the name back meanwhile.
-            self.dentry(hash) != Some(before) && own.take(parent, name)
+            let had = self.dentry(hash) != Some(before) && own.take(parent, name);
+            had.then_some(own.primary.is_none())
         };
-        if had {
+        if let Some(last) = had {
             self.unpin(inodes, parent);
-            self.note(before);
+            self.note_removal(before, last);
         }
     }
 

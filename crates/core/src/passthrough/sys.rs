@@ -195,6 +195,18 @@ pub(super) fn link(
     })
 }
 
+/// Fills `buf` with bytes that nobody can guess.
+pub(super) fn random(buf: &mut [u8]) -> FsResult<()> {
+    // SAFETY: the kernel writes at most `buf.len()` bytes into `buf`.
+    let n = unsafe { libc::getrandom(buf.as_mut_ptr().cast(), buf.len(), 0) };
+    match usize::try_from(n) {
+        Ok(n) if n == buf.len() => Ok(()),
+        // Up to 256 bytes come at once or not at all.
+        Ok(_) => Err(Errno::EIO),
+        Err(_) => Err(Errno::last()),
+    }
+}
+
 /// `getdents64`: fills `buf` with whole entries; 0 at the directory's end.
 pub(super) fn getdents(dir: BorrowedFd<'_>, buf: &mut [u8]) -> FsResult<usize> {
     // SAFETY: the kernel writes at most `buf.len()` bytes into `buf`.

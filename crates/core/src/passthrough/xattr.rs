@@ -75,6 +75,46 @@ impl Passthrough {
         set(sys::FdName::new(fd.as_raw_fd()).as_c_str(), name, value, 0)
     }
 
+    /// All attributes of what `fd` (of any kind) is, under the host's names. None where
+    /// the file system has no attributes.
+    pub(super) fn xattrs_of(&self, fd: BorrowedFd<'_>) -> FsResult<Vec<(Vec<u8>, Vec<u8>)>> {
+        sys::own_fs(self.proc_self_fd())?;
+        let path = sys::FdName::new(fd.as_raw_fd());
+        let path = path.as_c_str();
+        let mut names = vec![0u8; MOST];
+        // SAFETY: the path ends with NUL; the kernel writes at most `names.len()` bytes.
+        let rc = unsafe { libc::listxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+        match length(rc) {
+            Ok(n) => names.truncate(n),
+            Err(Errno::EOPNOTSUPP) => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        }
+        let mut all = Vec::new();
+        let mut value = vec![0u8; MOST];
+        for name in names.split_inclusive(|&byte| byte == 0) {
+            let Ok(name) = CStr::from_bytes_with_nul(name) else {
+                continue;
+            };
+            // SAFETY: path and name end with NUL; the kernel writes at most
+            // `value.len()` bytes.
+            let rc = unsafe {
+                libc::getxattr(
+                    path.as_ptr(),
+                    name.as_ptr(),
+                    value.as_mut_ptr().cast(),
+                    value.len(),
+                )
+            };
+            match length(rc) {
+                Ok(n) => all.push((name.to_bytes().to_vec(), value[..n].to_vec())),
+                // Gone meanwhile, or listed and not to be had.
+                Err(Errno::ENODATA | Errno::EOPNOTSUPP) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(all)
+    }
+
     /// Whether an attribute is one by which the host's kernel would grant or deny
     /// access, while the guest's does not know that it has to ask for it.
     fn hidden(&self, name: &[u8]) -> bool {

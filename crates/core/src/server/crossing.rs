@@ -173,6 +173,10 @@ impl<F: MigrateFs> Crossing for Server<F> {
         self.fs.cancel_precopy();
     }
 
+    fn may_save(&self) -> Result<(), CrossingError> {
+        self.fs.may_save().map_err(CrossingError::Collect)
+    }
+
     fn save(
         &self,
         standing: &[StandingRequest],

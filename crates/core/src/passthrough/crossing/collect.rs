@@ -15,6 +15,7 @@ use super::super::handle_bytes;
 use super::super::inode::{Inode, Place};
 use super::super::Passthrough;
 use super::everything;
+use super::ghost::gather::is_unlinked;
 use super::identity::Collector;
 use super::relocate::Whereabouts;
 use super::verify::{self, Verdict};
@@ -24,19 +25,35 @@ use crate::types::{HandleId, NodeId};
 /// Objects named in the log before the rest is only counted.
 const NAMED: usize = 20;
 
+/// Most inodes that are looked at once more with the device stopped although nothing
+/// is known to have changed about them.
+const LOOKED_AT_AGAIN: usize = 1 << 14;
+
+/// Those whose names are looked at in any case, in the last moment before they are
+/// written: what is open, and directories, since a single one that somebody has renamed
+/// takes everything in it along. The rest is as precopy has last seen it.
+fn crucial(inodes: &[Arc<Inode>], open: &HashSet<NodeId>) -> HashSet<NodeId> {
+    let open = inodes.iter().filter(|inode| open.contains(&inode.id()));
+    let directories = inodes.iter().filter(|inode| inode.is_dir());
+    let crucial = open.chain(directories).map(|inode| inode.id());
+    crucial.take(LOOKED_AT_AGAIN).collect()
+}
+
 /// Inodes that cannot cross as they are, with why.
 #[derive(Default)]
-struct Losses {
+pub(super) struct Losses {
     /// Of consequence: the guest would notice.
     needed: Vec<(NodeId, &'static str)>,
     /// All of them.
     lost: HashSet<NodeId>,
+    /// Those that no name leads to, which may cross with their contents.
+    pub(super) unlinked: Vec<Arc<Inode>>,
 }
 
 impl Passthrough {
     /// The whole state. See [`crate::migrate::MigrateFs::collect`].
     pub(super) fn collect_state(&self) -> Result<FsState, String> {
-        let found = self.stop_verifying(true);
+        let mut found = self.stop_precopy(true);
         // From here on what is not located stays so.
         let unlocated = self.unlocated.locator();
         if let Some(locator) = &unlocated {
@@ -51,19 +68,26 @@ impl Passthrough {
         let mut born = HashMap::new();
         if self.config.migration_mode == MigrationMode::FindPaths {
             let again: Vec<Arc<Inode>> = match &found {
-                Some(found) if !self.config.migration_confirm_paths => inodes
-                    .iter()
-                    .filter(|i| {
-                        let id = i.id();
-                        found.verdict.suspects.contains(&id) || found.changed.contains(&id)
-                    })
-                    .cloned()
-                    .collect(),
+                Some(found) if !self.config.migration_confirm_paths => {
+                    let crucial = crucial(&inodes, &open);
+                    inodes
+                        .iter()
+                        .filter(|i| {
+                            let id = i.id();
+                            found.verdict.suspects.contains(&id)
+                                || found.changed.contains(&id)
+                                || crucial.contains(&id)
+                        })
+                        .cloned()
+                        .collect()
+                }
                 // Asked for, or no precopy, as for a snapshot: all of it now.
                 _ => inodes.clone(),
             };
-            let seen = self.find_again(&again, &open, &mut losses);
-            born = found.map(|found| found.verdict.born).unwrap_or_default();
+            let seen = self.find_again(&again, &mut losses);
+            if let Some(found) = &mut found {
+                born = std::mem::take(&mut found.verdict.born);
+            }
             born.extend(seen);
             // Directories that were found on the way are known now.
             inodes = everything(&self.inodes);
@@ -99,11 +123,18 @@ impl Passthrough {
                     .iter()
                     .map(|inode| {
                         let location = self.place_by_handle(inode, &open, &mut mounts, &mut losses);
+                        let is_placed = matches!(location, Location::Handle(_));
+                        if is_placed && self.has_no_name(inode) {
+                            // For the sake of those that have no name: see `lazy::split`.
+                            identities.add_known(inode, None);
+                        }
                         self.record(inode, location)
                     })
                     .collect();
             }
         }
+        let gathered = found.map(|found| found.gathered).unwrap_or_default();
+        self.add_ghosts(&mut state, gathered, &mut losses)?;
         self.judge(&losses)?;
         if let Some(locator) = &unlocated {
             locator.collect(&mut state, &mut identities, &mut mounts);
@@ -125,12 +156,21 @@ impl Passthrough {
         Ok(state)
     }
 
+    /// Whether an inode that is described by handle is known to have no name. Most are
+    /// not looked at for it.
+    fn has_no_name(&self, inode: &Inode) -> bool {
+        match inode.place() {
+            Place::Handle { .. } => inode.is_kept(),
+            Place::Fd(_) => self.names.primary_of(inode).is_none() && is_unlinked(inode),
+            Place::Lost(_) => false,
+        }
+    }
+
     /// Checks the names of `nodes` and corrects those that are wrong. Answers when
     /// those that are held by descriptor came to be.
     fn find_again(
         &self,
         nodes: &[Arc<Inode>],
-        open: &HashSet<NodeId>,
         losses: &mut Losses,
     ) -> HashMap<NodeId, Option<i64>> {
         let never = AtomicBool::new(false);
@@ -138,11 +178,21 @@ impl Passthrough {
         for inode in nodes.iter().filter(|inode| suspects.contains(&inode.id())) {
             let (why, needed) = match self.relocate(inode) {
                 Ok(Whereabouts::Found) => continue,
-                // Nobody can reach it any more but through what is open: without
-                // that, the guest's FORGET of it is on its way.
-                Ok(Whereabouts::Unlinked) | Err(Errno::ESTALE) => {
-                    ("it has been unlinked", open.contains(&inode.id()))
+                // Nobody but the guest can reach it any more.
+                Ok(Whereabouts::Unlinked) => {
+                    losses.unlinked(inode);
+                    continue;
                 }
+                Err(Errno::ESTALE) => {
+                    let open = self.handles.all();
+                    let is_open = open.iter().any(|(_, file)| file.node() == inode.id());
+                    ("it has been unlinked", is_open)
+                }
+                Ok(Whereabouts::Unknown) if !inode.is_dir() => (
+                    "it was renamed or has other hard links, and none of its names in the share is \
+                     known; look it up in the guest by one of them",
+                    true,
+                ),
                 Ok(Whereabouts::Unknown) => ("no name in the share leads to it", true),
                 Err(e) => {
                     log::warn!("inode {}: failed to look for its name: {e}", inode.id());
@@ -207,7 +257,7 @@ impl Passthrough {
 
     fn place_by_handle(
         &self,
-        inode: &Inode,
+        inode: &Arc<Inode>,
         open: &HashSet<NodeId>,
         mounts: &mut MountTable,
         losses: &mut Losses,
@@ -231,6 +281,12 @@ impl Passthrough {
                 }
                 None => "the mount that it is on cannot be found in the share",
             },
+            Err(_) if is_unlinked(inode) => {
+                losses.unlinked(inode);
+                return Location::Lost {
+                    errno: Errno::ESTALE.raw(),
+                };
+            }
             Err(_) => "its file system has no file handles",
         };
         losses.add(
@@ -281,7 +337,10 @@ impl Passthrough {
                 let path: Vec<u8> = path.join(&b'/');
                 format!("\"{}\"", path.escape_ascii())
             }
-            _ => "without a name".to_owned(),
+            _ => match self.inodes.get(node).and_then(|i| self.gatherer().was(&i)) {
+                Some(path) => format!("\"{path}\", unlinked"),
+                None => "without a name".to_owned(),
+            },
         }
     }
 
@@ -318,7 +377,12 @@ impl Passthrough {
 }
 
 impl Losses {
-    fn add(&mut self, node: NodeId, why: &'static str, needed: bool) {
+    fn unlinked(&mut self, inode: &Arc<Inode>) {
+        self.lost.insert(inode.id());
+        self.unlinked.push(inode.clone());
+    }
+
+    pub(super) fn add(&mut self, node: NodeId, why: &'static str, needed: bool) {
         self.lost.insert(node);
         if needed {
             self.needed.push((node, why));

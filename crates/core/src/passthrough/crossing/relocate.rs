@@ -23,6 +23,31 @@ pub(super) enum Whereabouts {
     Unknown,
 }
 
+/// The components from `root` to the object that `fd` is, as the kernel prints them in
+/// `proc_self_fd`; `None` when it is not below `root`.
+pub(super) fn path_below(
+    proc_self_fd: BorrowedFd<'_>,
+    root: BorrowedFd<'_>,
+    fd: BorrowedFd<'_>,
+) -> FsResult<Option<Vec<Vec<u8>>>> {
+    let path_of = |fd: BorrowedFd<'_>| -> FsResult<Vec<u8>> {
+        let name = sys::FdName::new(fd.as_raw_fd());
+        let path = rustix::fs::readlinkat(proc_self_fd, name.as_c_str(), Vec::new())?;
+        Ok(path.into_bytes())
+    };
+    let (base, path) = (path_of(root)?, path_of(fd)?);
+    let rest = match base.as_slice() {
+        // In a chroot, or sharing all: the root has no path of its own.
+        b"/" => path.strip_prefix(b"/"),
+        base => path
+            .strip_prefix(base)
+            .and_then(|rest| rest.strip_prefix(b"/")),
+    };
+    Ok(rest
+        .filter(|rest| !rest.is_empty())
+        .map(|rest| rest.split(|&b| b == b'/').map(<[u8]>::to_vec).collect()))
+}
+
 impl Passthrough {
     /// Looks for `inode` and corrects its remembered name. The device is stopped.
     ///
@@ -66,25 +91,7 @@ impl Passthrough {
     /// The components from the share's root to the object that `fd` is, as the
     /// kernel prints them; `None` when it is not below the root.
     fn path_in_share(&self, fd: BorrowedFd<'_>) -> FsResult<Option<Vec<Vec<u8>>>> {
-        let root = self.inode(NodeId::ROOT)?;
-        let root_path = self.path_of(root.fd()?.as_fd())?;
-        let path = self.path_of(fd)?;
-        let rest = match root_path.as_slice() {
-            // In a chroot, or sharing all: the root has no path of its own.
-            b"/" => path.strip_prefix(b"/"),
-            base => path
-                .strip_prefix(base)
-                .and_then(|rest| rest.strip_prefix(b"/")),
-        };
-        Ok(rest
-            .filter(|rest| !rest.is_empty())
-            .map(|rest| rest.split(|&b| b == b'/').map(<[u8]>::to_vec).collect()))
-    }
-
-    fn path_of(&self, fd: BorrowedFd<'_>) -> FsResult<Vec<u8>> {
-        let name = sys::FdName::new(fd.as_raw_fd());
-        let path = rustix::fs::readlinkat(self.proc_self_fd(), name.as_c_str(), Vec::new())?;
-        Ok(path.into_bytes())
+        path_below(self.proc_self_fd(), self.config.root.as_fd(), fd)
     }
 
     /// Walks `components` from the root, and where they lead to `inode`,

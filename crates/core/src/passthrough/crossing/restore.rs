@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use ferryfs_state::validate::KIND_UNKNOWN;
-use ferryfs_state::{FsState, Inode as InodeRecord, Location, Mount};
+use ferryfs_state::{FsState, Ghost, Inode as InodeRecord, Location, Mount};
 
 use super::super::config::MigrationOnError;
 use super::super::handle::Handles;
@@ -17,6 +17,7 @@ use super::super::locks::Planned;
 use super::super::lookup::{links_of, Object};
 use super::super::names::Names;
 use super::super::{sys, Passthrough};
+use super::ghost::make;
 use super::identity::{Comparer, Unfit};
 use super::lazy::{self, Later};
 use crate::errno::{Errno, FsResult};
@@ -24,6 +25,7 @@ use crate::types::NodeId;
 pub(super) use words::kind_name;
 use words::{path_text, What};
 
+mod ghosts;
 mod handles;
 mod locks;
 mod words;
@@ -38,17 +40,19 @@ pub struct Plan {
     names: Names,
     handles: Handles,
     locks: Planned,
+    linkable: HashSet<NodeId>,
     faulted: u64,
 }
 
 /// Puts a plan in place.
 pub(super) fn apply(fs: &Passthrough, plan: Plan) -> u64 {
-    fs.stop_verifying(false);
+    fs.stop_precopy(false);
     fs.unlocated.clear();
     fs.handles.replace_with(plan.handles);
     fs.names.replace_with(plan.names);
     fs.inodes.replace_with(plan.inodes);
     fs.locks.replace_with(plan.locks);
+    fs.ghosts.set_linkable(plan.linkable);
     if let Some(later) = plan.later {
         fs.unlocated.set(fs, later);
     }
@@ -79,13 +83,18 @@ pub(super) fn plan(
         beneath: HashSet::from([(root_numbers.dev, root_numbers.ino)]),
         errors: Vec::new(),
         replaced: Vec::new(),
+        unlinked: None,
     };
     planner.open_mounts(&state.mounts);
     let open = state.handles.iter().map(|handle| handle.inode).collect();
-    planner.find_inodes(&state.inodes, &open);
+    planner.find_inodes(&state.inodes, &open, &state.ghosts);
+    let ghosts = planner.make_ghosts(&state);
+    // Their contents are on disk.
+    state.ghost_data = Vec::new();
     let handles = planner.open_handles(&state.handles, session_flags);
     handles.set_next(state.next_handle);
     let locks = planner.take_locks(&state.locks, &handles);
+    planner.finish_ghosts(&state.ghosts, &ghosts);
     planner.judge()?;
     let Planner {
         inodes,
@@ -100,6 +109,7 @@ pub(super) fn plan(
     Ok(Plan {
         later,
         locks,
+        linkable: make::linkable(&state.ghosts),
         faulted: errors.len() as u64,
         inodes,
         names,
@@ -133,6 +143,9 @@ struct Planner<'a> {
     errors: Vec<String>,
     /// Which of those are of objects that are others than the guest's.
     replaced: Vec<usize>,
+    /// What was found last, where it has no name: once the source has ended, nobody but
+    /// this daemon keeps it.
+    unlinked: Option<OwnedFd>,
 }
 
 impl Planner<'_> {
@@ -202,7 +215,7 @@ impl Planner<'_> {
 
     /// From the root down, so that each directory is there before what lies in it
     /// and is opened once.
-    fn find_inodes(&mut self, records: &[InodeRecord], open: &HashSet<u64>) {
+    fn find_inodes(&mut self, records: &[InodeRecord], open: &HashSet<u64>, ghosts: &[Ghost]) {
         let mut gone = Vec::new();
         let mut by_handle = 0u64;
         let mut children: Vec<(u64, &InodeRecord)> = Vec::with_capacity(records.len());
@@ -225,6 +238,8 @@ impl Planner<'_> {
                     }
                     ready.push_back(NodeId(record.id));
                 }
+                // Made again when all others are there.
+                Location::Lost { .. } if is_ghost(ghosts, record.id) => {}
                 Location::Lost { errno } => {
                     // The source has decided, and said so, that this may be.
                     self.insert(record, lost(record.kind, Errno::from_raw(*errno)));
@@ -408,6 +423,10 @@ impl Planner<'_> {
             true => sys::statx_born(found.as_fd())?,
             false => sys::statx(found.as_fd())?,
         };
+        self.unlinked = match stx.stx_nlink {
+            0 => Some(found.try_clone().map_err(Errno::from)?),
+            _ => None,
+        };
         let new = self.fs.holding.describe_as(Object::Path(found), &stx)?;
         fits_kind(record.kind, new.kind)?;
         self.comparer.check(record.id, &new, &stx)?;
@@ -422,7 +441,15 @@ impl Planner<'_> {
         what: What<'_>,
     ) -> Option<(Arc<Inode>, u32)> {
         let unfit = match found {
-            Ok((new, links)) => return Some((self.insert(record, new), links)),
+            Ok((new, links)) => {
+                let inode = self.insert(record, new);
+                if let Some(fd) = self.unlinked.take() {
+                    if matches!(inode.place(), Place::Handle { .. }) {
+                        inode.keep(fd);
+                    }
+                }
+                return Some((inode, links));
+            }
             Err(unfit) => unfit,
         };
         let (id, kind) = (record.id, kind_name(record.kind));
@@ -462,6 +489,10 @@ impl Planner<'_> {
     fn insert(&self, record: &InodeRecord, new: NewInode) -> Arc<Inode> {
         self.inodes.insert(NodeId(record.id), record.lookups, new)
     }
+}
+
+fn is_ghost(ghosts: &[Ghost], id: u64) -> bool {
+    ghosts.binary_search_by_key(&id, |g| g.inode).is_ok()
 }
 
 /// Whether the share's root is above the directory `fd`, or is it. `beneath` has those

@@ -118,8 +118,8 @@ fn collect(fs: &Passthrough) -> FsState {
     state
 }
 
-fn check(state: &FsState) {
-    let session = Session {
+fn session() -> Session {
+    Session {
         guest_minor: 38,
         minor: 38,
         offered_flags: u64::MAX,
@@ -130,9 +130,12 @@ fn check(state: &FsState) {
         max_background: 1,
         congestion_threshold: 1,
         time_gran: 1,
-    };
+    }
+}
+
+fn check(state: &FsState) {
     let state = State {
-        session: Some(session),
+        session: Some(session()),
         fs: state.clone(),
     };
     validate(&state, &Limits::default()).unwrap();
@@ -321,68 +324,6 @@ fn what_others_renamed_is_found_again() {
 }
 
 #[test]
-fn an_unlinked_open_file_stops_the_source_or_is_lost_as_told() {
-    for held in [InodeFileHandles::Never, InodeFileHandles::Prefer] {
-        let dir = tempfile::tempdir().unwrap();
-        let share = dir.path();
-        fs::write(share.join("gone"), "gone").unwrap();
-        fs::write(share.join("stays"), "stays").unwrap();
-        let make = |on_error| {
-            daemon_with(share, |config| {
-                config.inode_file_handles = held;
-                config.migration_on_error = on_error;
-            })
-        };
-        let source = make(MigrationOnError::Abort);
-        let flags = mount(&source);
-        let gone = walk(&source, &[b"gone"]);
-        let stays = walk(&source, &[b"stays"]);
-        let handle = open(&source, gone.node, libc::O_RDWR);
-        let other = open(&source, stays.node, libc::O_RDWR);
-        source.begin_precopy();
-        let name = c(b"gone");
-        source
-            .unlink(&CTX, NodeId::ROOT, Name::new(&name).unwrap())
-            .unwrap();
-        let error = source.collect().unwrap_err();
-        assert!(error.contains("it has been unlinked"), "{error}");
-        assert!(error.contains("find-paths"), "{error}");
-        // Nothing has changed for the guest.
-        assert_eq!(read(&source, gone.node, handle).unwrap(), b"gone");
-
-        // Once closed it is no loss.
-        source.release(&CTX, gone.node, handle).unwrap();
-        let state = collect(&source);
-        let record = state.inodes.iter().find(|i| i.id == gone.node.0).unwrap();
-        assert_eq!(
-            record.location,
-            Location::Lost {
-                errno: libc::ESTALE
-            }
-        );
-        let target = make(MigrationOnError::Abort);
-        assert_eq!(restore(&target, state, flags).unwrap(), 0);
-        assert_eq!(ino(&target, gone.node).unwrap_err(), Errno::ESTALE);
-        assert_eq!(read(&target, stays.node, other).unwrap(), b"stays");
-        target.forget(gone.node, 1);
-        assert_eq!(ino(&target, gone.node).unwrap_err(), Errno::EBADF);
-
-        // Open, but lost by choice.
-        fs::write(share.join("gone"), "again").unwrap();
-        let source = make(MigrationOnError::GuestError);
-        mount(&source);
-        let gone = walk(&source, &[b"gone"]);
-        let handle = open(&source, gone.node, libc::O_RDWR);
-        fs::remove_file(share.join("gone")).unwrap();
-        let state = collect(&source);
-        let target = make(MigrationOnError::GuestError);
-        restore(&target, state, flags).unwrap();
-        assert_eq!(read(&target, gone.node, handle).unwrap_err(), Errno::ESTALE);
-        target.release(&CTX, gone.node, handle).unwrap();
-    }
-}
-
-#[test]
 fn unlinked_and_renamed_files_cross_by_file_handle() {
     let dir = tempfile::tempdir().unwrap();
     let share = dir.path();
@@ -490,7 +431,7 @@ fn a_cancelled_precopy_leaves_no_trace() {
     fs::write(dir.path().join("g"), "").unwrap();
     walk(&source, &[b"g"]);
     assert!(source.names().take_changed().is_empty());
-    assert!(source.precopy.0.lock().unwrap().is_none());
+    assert!(!source.precopy.is_running());
     assert_eq!(collect(&source).inodes.len(), 3);
 }
 
@@ -565,8 +506,10 @@ fn collecting_and_restoring_leaks_no_descriptor() {
 
 mod escapes;
 mod features;
+mod ghosts;
 mod identity;
 mod lazy;
+mod model;
 mod texts;
 
 #[test]

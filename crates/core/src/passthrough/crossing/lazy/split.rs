@@ -112,14 +112,18 @@ fn needed(state: &FsState, identities: &[Identity]) -> Vec<bool> {
             {}
             let own = identities.next_if(|identity| identity.inode == record.id);
             match record.location {
-                Location::Handle(_) => false,
+                // With an identity beside it, it has no name: who does not hold it before
+                // the source has ended comes too late.
+                Location::Handle(_) => own.is_some(),
                 Location::Child { .. } => !own.is_some_and(|own| is_certain(&own.mark)),
                 Location::Root | Location::Path { .. } | Location::Lost { .. } => true,
             }
         })
         .collect();
     let used = state.handles.iter().map(|handle| handle.inode);
-    for id in used.chain(state.locks.iter().map(|lock| lock.inode)) {
+    let used = used.chain(state.locks.iter().map(|lock| lock.inode));
+    // What has no name is made again beside a directory.
+    for id in used.chain(state.ghosts.iter().map(|ghost| ghost.directory)) {
         if let Ok(at) = state.inodes.binary_search_by_key(&id, |record| record.id) {
             now[at] = true;
         }

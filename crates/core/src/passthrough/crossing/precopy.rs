@@ -1,0 +1,307 @@
+//! The background work of a crossing being prepared.
+//!
+//! One thread: first it looks at all names, then, as long as the guest goes on, it keeps
+//! copies of what has no name any more, and now and then looks at all names again, since
+//! others may have renamed meanwhile.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::super::config::MigrationMode;
+use super::super::handle::Handles;
+use super::super::inode::{Inode, Inodes};
+use super::super::names::Names;
+use super::super::Passthrough;
+use super::everything;
+use super::ghost::gather::{is_unlinked, Candidate, Gathered, Gatherer, TooMuch};
+use super::ghost::Ghosts;
+use super::verify::{self, Verdict};
+use crate::types::NodeId;
+
+/// Between two looks at what has no name.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Of its time, the part that the thread spends on looking at names again.
+const SHARE_OF_TIME: u32 = 10;
+
+/// Between two looks at all names, at least.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+
+/// The background work; none most of the time.
+#[derive(Default)]
+pub(in super::super) struct Precopy(Mutex<Option<Run>>);
+
+#[cfg(test)]
+impl Precopy {
+    pub(super) fn is_running(&self) -> bool {
+        lock(&self.0).is_some()
+    }
+}
+
+struct Run {
+    shared: Arc<Shared>,
+    thread: JoinHandle<(Verdict, Gathered)>,
+}
+
+/// What the thread and who ends it have in common.
+#[derive(Default)]
+struct Shared {
+    /// Nobody wants to know what the names are like any more.
+    cancelled: AtomicBool,
+    /// The device is stopped, or precopy cancelled.
+    ending: AtomicBool,
+    /// What more is open than may cross, at the last look.
+    too_much: Mutex<Option<TooMuch>>,
+    /// Goes with `too_much`: `ending` has been set.
+    wake: Condvar,
+}
+
+/// What precopy has found.
+pub(super) struct Found {
+    /// What the look at all names told.
+    pub(super) verdict: Verdict,
+    /// Inodes that are new or have other names since they were looked at.
+    pub(super) changed: HashSet<NodeId>,
+    /// What has been copied.
+    pub(super) gathered: Gathered,
+}
+
+/// What the thread works with.
+struct Worker {
+    shared: Arc<Shared>,
+    inodes: Arc<Inodes>,
+    names: Arc<Names>,
+    handles: Arc<Handles>,
+    ghosts: Arc<Ghosts>,
+    proc_self_fd: Arc<OwnedFd>,
+    root: Arc<Inode>,
+    limit: u64,
+    /// Whether what is too much makes the crossing fail.
+    refuses: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) {
+        // Under the lock, so that nobody goes to sleep in between.
+        let _awake = lock(&self.too_much);
+        self.ending.store(true, Ordering::Relaxed);
+        self.wake.notify_all();
+    }
+
+    fn pause(&self) {
+        let too_much = lock(&self.too_much);
+        if !self.is_ending() {
+            let _ = self.wake.wait_timeout(too_much, PAUSE);
+        }
+    }
+}
+
+impl Worker {
+    fn run(self) -> (Verdict, Gathered) {
+        // The first look is finished even when the device has been stopped meanwhile.
+        let begun = Instant::now();
+        let mut verdict = self.look(&self.shared.cancelled);
+        let mut took = begun.elapsed();
+        let mut unlinked = self.unlinked(&verdict);
+        let mut gathered = Gathered::default();
+        let mut looked = Instant::now();
+        while !self.shared.is_ending() {
+            self.gather(&mut gathered, &unlinked);
+            self.shared.pause();
+            if looked.elapsed() < BETWEEN_LOOKS.max(took * (SHARE_OF_TIME - 1)) {
+                continue;
+            }
+            let begun = Instant::now();
+            let again = self.look(&self.shared.ending);
+            if self.shared.is_ending() {
+                // What there is of it counts as well.
+                verdict.suspects.extend(again.suspects);
+                break;
+            }
+            verdict = again;
+            unlinked = self.unlinked(&verdict);
+            (took, looked) = (begun.elapsed(), Instant::now());
+        }
+        (verdict, gathered)
+    }
+
+    /// Looks at all names.
+    fn look(&self, stop: &AtomicBool) -> Verdict {
+        let nodes = everything(&self.inodes);
+        let verdict = verify::verify(&self.inodes, &self.names, &nodes, stop);
+        log::debug!(
+            "precopy: looked at {} inodes; {} are not where they were",
+            nodes.len(),
+            verdict.suspects.len()
+        );
+        verdict
+    }
+
+    /// Of those that are not where they were, what is unlinked: it stays so.
+    fn unlinked(&self, verdict: &Verdict) -> Vec<Arc<Inode>> {
+        verdict
+            .suspects
+            .iter()
+            .take_while(|_| !self.shared.is_ending())
+            .filter_map(|node| self.inodes.get(*node))
+            .filter(|inode| is_unlinked(inode))
+            .collect()
+    }
+
+    fn gather(&self, gathered: &mut Gathered, unlinked: &[Arc<Inode>]) {
+        let orphans = self.names.orphans(&self.inodes);
+        if orphans.is_empty() && unlinked.is_empty() {
+            return;
+        }
+        let Ok(root) = self.root.fd() else { return };
+        let gatherer = Gatherer {
+            proc_self_fd: self.proc_self_fd.as_fd(),
+            root: root.as_fd(),
+            handles: &self.handles,
+            watch: &self.ghosts.watch,
+            limit: self.limit,
+        };
+        let orphans = orphans.into_iter().filter(|inode| is_unlinked(inode));
+        let mut all: HashMap<NodeId, Arc<Inode>> = HashMap::new();
+        for inode in unlinked.iter().cloned().chain(orphans) {
+            if inode.lookups() > 0 {
+                all.insert(inode.id(), inode);
+            }
+        }
+        let candidates = candidates(all.into_values(), &self.handles, &self.names);
+        let ending = || self.shared.is_ending();
+        let too_much = gatherer.round(gathered, &candidates, &ending);
+        if ending() {
+            return;
+        }
+        let mut last = lock(&self.shared.too_much);
+        if *last == too_much {
+            return;
+        }
+        match &too_much {
+            Some(too_much) if self.refuses => {
+                log::warn!(
+                    "this migration will be refused, and the VM go on here: {}",
+                    too_much.text()
+                );
+            }
+            Some(too_much) => log::warn!("some of it will be lost: {}", too_much.text()),
+            None => log::info!("the guest's unlinked files can cross now"),
+        }
+        *last = too_much;
+    }
+}
+
+/// `inodes` with what is to be known of each.
+pub(super) fn candidates(
+    inodes: impl Iterator<Item = Arc<Inode>>,
+    handles: &Handles,
+    names: &Names,
+) -> Vec<Candidate> {
+    let open: HashSet<NodeId> = handles.all().iter().map(|(_, file)| file.node()).collect();
+    inodes
+        .map(|inode| Candidate {
+            open: open.contains(&inode.id()),
+            named: names.primary_of(&inode).is_some(),
+            inode,
+        })
+        .collect()
+}
+
+impl Passthrough {
+    pub(super) fn start_precopy(&self) {
+        let mut run = lock(&self.precopy.0);
+        if run.is_some() || self.config.migration_mode != MigrationMode::FindPaths {
+            return;
+        }
+        let Ok(root) = self.inode(NodeId::ROOT) else {
+            return;
+        };
+        // First the tracking: what changes from here on is looked at again.
+        self.names.track(true);
+        let shared = Arc::new(Shared::default());
+        let worker = Worker {
+            shared: shared.clone(),
+            inodes: self.inodes.clone(),
+            names: self.names.clone(),
+            handles: self.handles.clone(),
+            ghosts: self.ghosts.clone(),
+            proc_self_fd: self.proc_self_fd.clone(),
+            root,
+            limit: self.config.ghost_limit,
+            refuses: self.refuses(),
+        };
+        let spawned = std::thread::Builder::new()
+            .name("precopy".into())
+            .spawn(move || worker.run());
+        match spawned {
+            Ok(thread) => *run = Some(Run { shared, thread }),
+            Err(e) => {
+                // Everything is looked at when the state is saved, then.
+                log::warn!("failed to start a precopy thread: {e}; downtime will be longer");
+                self.names.track(false);
+            }
+        }
+    }
+
+    /// Ends the background work and answers what it found: `None` where there
+    /// was none, or it did not get through to its end.
+    pub(super) fn stop_precopy(&self, finish: bool) -> Option<Found> {
+        let run = lock(&self.precopy.0).take()?;
+        if !finish {
+            run.shared.cancelled.store(true, Ordering::Relaxed);
+        }
+        run.shared.end();
+        let found = run.thread.join();
+        let changed = self.names.take_changed();
+        self.names.track(false);
+        if !finish {
+            self.ghosts.watch.end();
+        }
+        found.ok().map(|(verdict, gathered)| Found {
+            verdict,
+            changed,
+            gathered,
+        })
+    }
+
+    /// What precopy knows already that the state cannot be saved for, looked at again.
+    pub(super) fn known_to_be_too_much(&self) -> Option<TooMuch> {
+        let known = match &*lock(&self.precopy.0) {
+            Some(run) => lock(&run.shared.too_much).is_some(),
+            None => false,
+        };
+        if !known || !self.refuses() {
+            return None;
+        }
+        // A guest that has closed its files in the last moment can go.
+        let unlinked = everything(&self.inodes).into_iter();
+        let open: HashSet<NodeId> = self.handles.all().iter().map(|(_, f)| f.node()).collect();
+        let unlinked = unlinked.filter(|inode| open.contains(&inode.id()) && is_unlinked(inode));
+        let candidates = candidates(unlinked, &self.handles, &self.names);
+        self.gatherer()
+            .measure_again(&mut Gathered::default(), &candidates)
+    }
+
+    pub(super) fn gatherer(&self) -> Gatherer<'_> {
+        Gatherer {
+            proc_self_fd: self.proc_self_fd(),
+            root: self.config.root.as_fd(),
+            handles: &self.handles,
+            watch: &self.ghosts.watch,
+            limit: self.config.ghost_limit,
+        }
+    }
+}
