@@ -272,7 +272,7 @@ struct KillsAt<'a> {
 impl Read for KillsAt<'_> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         if self.at == 0 {
-            self.victim.kill()?;
+            self.victim.kill().map_err(std::io::Error::other)?;
             // What comes after it meets nobody.
             self.at = usize::MAX;
         }

@@ -23,7 +23,7 @@ const STEP: Duration = Duration::from_secs(600);
 /// Where a daemon is, and how long it may keep us waiting.
 #[derive(Debug, Args)]
 pub struct Target {
-    /// The daemon's socket
+    /// The daemon's socket: that of --control-socket, or else the one of its VMM
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
 
@@ -60,7 +60,7 @@ pub enum Error {
     #[error(
         "{}: no answer within {wait} s: the daemon serves one front-end at a time, and most likely \
          a VMM is connected; a state can be saved or loaded while none is (see --keep-state of \
-         ferryfsd)",
+         ferryfsd), or by the socket of --control-socket while the VM is stopped",
         socket.display()
     )]
     Busy {
@@ -92,6 +92,13 @@ pub enum Error {
         /// What happened.
         source: Box<TransferError>,
     },
+    /// It hands the state to nobody who comes this way.
+    #[error(
+        "{}: the daemon gave a state of 0 bytes, as one of --migration-type external gives to its \
+         VMM: use the socket of its --control-socket",
+        .0.display()
+    )]
+    Elsewhere(PathBuf),
     /// It was taken, and is gone.
     #[error(
         "{}: the daemon took the state, and {what} when this connection ended: for `ferryctl load` \
@@ -188,6 +195,9 @@ pub fn save(args: &Save) -> Result<(), Error> {
     }
     let mut daemon = args.target.connect()?;
     let state = args.target.pull(&mut daemon)?;
+    if state.is_empty() {
+        return Err(Error::Elsewhere(args.target.socket.clone()));
+    }
     stream::create(&args.output, |out| {
         out.write_all(&state)?;
         out.flush()?;

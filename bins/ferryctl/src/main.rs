@@ -32,11 +32,12 @@ enum Command {
     /// Work on a state stream, from a file or (as "-") from standard input
     #[command(subcommand)]
     State(state::Command),
-    /// Save the state of a daemon that no VMM is connected to: one with --keep-state
-    /// whose VMM has gone, or one with --state-file before its VMM has come
+    /// Save the state of a daemon: by its control socket while its VM is stopped, or
+    /// while no VMM is connected (one with --keep-state whose VMM has gone, or one with
+    /// --state-file before its VMM has come)
     Save(daemon::Save),
-    /// Load a state into a daemon that runs with --keep-state, for a VMM that comes
-    /// later and brings none
+    /// Load a state into a daemon, for a VMM that brings none: by its control socket
+    /// before its VM runs, or into one with --keep-state before its VMM comes
     Load(daemon::Load),
 }
 

@@ -256,6 +256,12 @@ pub struct SafetyArgs {
 #[derive(Clone, Debug, ClapArgs)]
 #[command(next_help_heading = "Migration")]
 pub struct MigrationArgs {
+    /// How the guest's state crosses when its VM migrates: "internal" through the VMM; "external"
+    /// by other means, and the VMM is given, and may bring, a state of 0 bytes; "none" not at all,
+    /// and the VMM refuses to migrate
+    #[arg(long, value_enum, default_value = "internal", value_name = "TYPE")]
+    pub migration_type: MigrationType,
+
     /// As the source: how the destination is to find the guest's files
     #[arg(long, value_enum, default_value = "find-paths", value_name = "MODE")]
     pub migration_mode: MigrationMode,
@@ -305,9 +311,14 @@ pub struct MigrationArgs {
     pub state_version: Option<u32>,
 
     /// As the destination: load the guest's state from this file at the start; the front-end then
-    /// sends none, or 0 bytes (migration type "external")
+    /// sends none, or 0 bytes
     #[arg(long, value_name = "PATH")]
     pub state_file: Option<PathBuf>,
+
+    /// Listen on another new socket at this path, for `ferryctl save` and `ferryctl load` while a
+    /// VMM is connected, whose VM is stopped
+    #[arg(long, value_name = "PATH")]
+    pub control_socket: Option<PathBuf>,
 }
 
 /// Words of older command lines; see [`Args::apply_legacy`].
@@ -394,6 +405,17 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+/// `--migration-type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MigrationType {
+    /// Not at all
+    None,
+    /// By a file, or from daemon to daemon over their control sockets
+    External,
+    /// Through the VMM
+    Internal,
 }
 
 /// `--migration-mode`.

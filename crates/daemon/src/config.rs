@@ -9,8 +9,8 @@ use ferryfs_sandbox::{seccomp, CapabilityChanges, Confined, IdMaps, Mode, Settin
 use ferryfs_state::{Registry, StateError, StateWriter, WriteOptions};
 
 use crate::args::{
-    Args, CachePolicy, FileHandles, LogLevel, MigrationMode, Negotiation, OnError, RestoreWhen,
-    SandboxMode, Seccomp, ShareArgs,
+    Args, CachePolicy, FileHandles, LogLevel, MigrationMode, MigrationType, Negotiation, OnError,
+    RestoreWhen, SandboxMode, Seccomp, ShareArgs,
 };
 use crate::legacy::LegacyError;
 
@@ -56,6 +56,9 @@ pub enum ConfigError {
     /// A file handle says all.
     #[error("{0} is for --migration-mode find-paths")]
     FindPathsOnly(&'static str),
+    /// Nothing crosses.
+    #[error("{0} has no use with --migration-type none")]
+    NoMigration(&'static str),
     /// Standard streams are no sockets.
     #[error("--fd {0} is no descriptor of a listening socket; pass 3 or more")]
     Fd(RawFd),
@@ -129,6 +132,16 @@ impl Config {
             (None, None) => return Err(ConfigError::NoSocket),
         };
         let migration = &args.migration;
+        if migration.migration_type == MigrationType::None {
+            for (given, option) in [
+                (&migration.state_file, "--state-file"),
+                (&migration.control_socket, "--control-socket"),
+            ] {
+                if given.is_some() {
+                    return Err(ConfigError::NoMigration(option));
+                }
+            }
+        }
         if migration.migration_mode == MigrationMode::FileHandles {
             for (given, option) in [
                 (
@@ -347,6 +360,16 @@ mod tests {
         assert_eq!(mode, fs::MigrationMode::FileHandles);
         let confirm = config(&format!("{base} --migration-confirm-paths"), true).unwrap();
         assert!(confirm.passthrough(root()).migration_confirm_paths);
+    }
+
+    #[test]
+    fn without_migration_no_state_comes_or_goes() {
+        let base = "--shared-dir /x --fd 3 --migration-type none";
+        assert!(config(base, true).is_ok());
+        for option in ["--state-file", "--control-socket"] {
+            let refused = config(&format!("{base} {option} /y"), true).unwrap_err();
+            assert!(refused.to_string().starts_with(option), "{refused}");
+        }
     }
 
     #[test]

@@ -20,13 +20,13 @@ use ferryfs_sandbox::seccomp::{self, SeccompError};
 use ferryfs_sandbox::{raise_open_file_limit, ChildEnd, LimitError, Role, SandboxError, WaitError};
 use ferryfs_state::{error_line, Limits, Registry, StateError, WriterInfo};
 use ferryfs_vhost::{
-    ConfigError as DeviceConfigError, Device, DeviceConfig, ExitReason, ListenSocket, OnDisconnect,
-    ServeError, SocketError, StopHandle,
+    ConfigError as DeviceConfigError, Device, DeviceConfig, ExitReason, ListenSocket,
+    MigrationType, OnDisconnect, ServeError, SocketError, StopHandle,
 };
 use rustix::fs::Mode;
 
 use crate::activation::{self, ActivationError};
-use crate::args::Args;
+use crate::args::{self, Args};
 use crate::config::{level, Config, ConfigError, Socket};
 use crate::groups::{self, GroupError};
 use crate::pid_file::{PidFile, PidFileError};
@@ -243,6 +243,8 @@ fn run<F: MigrateFs>(
         &config.socket,
         config.args.connection.socket_group.as_deref(),
     )?;
+    let control = config.args.migration.control_socket.as_deref();
+    let mut control = control.map(bind_private).transpose()?;
     let state_file = config.args.migration.state_file.as_deref();
     let state_file = state_file.map(open_state).transpose()?;
     // From here on the guest's modes are what counts; it applies its own umask.
@@ -268,12 +270,16 @@ fn run<F: MigrateFs>(
             let ended = serving.wait(config.seccomp).map_err(DaemonError::Wait)?;
             // Removed from here: inside, its directory cannot be reached.
             drop(socket);
+            drop(control);
             drop(pid_file);
             return Ok(Ended::Inside(ended));
         }
     };
     if config.sandbox.mode == ferryfs_sandbox::Mode::Namespace {
         socket.leave_name();
+        if let Some(control) = &mut control {
+            control.leave_name();
+        }
         if let Some(pid_file) = &mut pid_file {
             pid_file.leave_name();
         }
@@ -289,12 +295,22 @@ fn run<F: MigrateFs>(
             config.args.connection.request_queues
         );
     }
+    let sockets = Sockets {
+        front_end: socket,
+        control,
+    };
     if config.args.share.readonly {
         let fs = ReadOnly::new(fs);
-        serve(fs, &config, crossing, &socket, state_file, limit)
+        serve(fs, &config, crossing, sockets, state_file, limit)
     } else {
-        serve(fs, &config, crossing, &socket, state_file, limit)
+        serve(fs, &config, crossing, sockets, state_file, limit)
     }
+}
+
+/// Where others meet the daemon.
+struct Sockets {
+    front_end: ListenSocket,
+    control: Option<ListenSocket>,
 }
 
 /// A state in a file, and the name that the operator has for it.
@@ -351,7 +367,7 @@ fn serve<F: MigrateFs>(
     fs: F,
     config: &Config,
     crossing: CrossingConfig,
-    socket: &ListenSocket,
+    sockets: Sockets,
     state_file: Option<StateFile>,
     limit: u64,
 ) -> Result<Ended, DaemonError> {
@@ -366,6 +382,7 @@ fn serve<F: MigrateFs>(
         .map(|state_file| restore(&server, state_file))
         .transpose()?;
     let connection = &config.args.connection;
+    let migration = &config.args.migration;
     let device = Device::new(
         Arc::new(server),
         DeviceConfig {
@@ -375,7 +392,13 @@ fn serve<F: MigrateFs>(
                 true => OnDisconnect::Keep,
                 false => OnDisconnect::Reset,
             },
-            rfc_state_protocol: config.args.migration.rfc_state_protocol,
+            migration: match migration.migration_type {
+                args::MigrationType::None => MigrationType::None,
+                args::MigrationType::External => MigrationType::External,
+                args::MigrationType::Internal => MigrationType::Internal,
+            },
+            control_socket: sockets.control.is_some(),
+            rfc_state_protocol: migration.rfc_state_protocol,
             ..DeviceConfig::default()
         },
     )
@@ -383,6 +406,7 @@ fn serve<F: MigrateFs>(
     if let Some(standing) = expected {
         device.expect_guest(standing);
     }
+    let device = Arc::new(device);
 
     let stop = StopHandle::new().map_err(DaemonError::Start)?;
     let on_signal = stop.clone();
@@ -403,6 +427,10 @@ fn serve<F: MigrateFs>(
     })
     .map_err(DaemonError::Start)?;
 
+    if let Some(control) = &sockets.control {
+        listen_to_operators(control, &device, &stop).map_err(DaemonError::Start)?;
+    }
+
     log::info!(
         "sharing {}: sandbox {:?}, seccomp {:?}, capabilities {}, at most {limit} open \
          descriptors, waiting for a front-end",
@@ -413,8 +441,8 @@ fn serve<F: MigrateFs>(
     );
     seccomp::apply(config.seccomp, seccomp::Role::Serving).map_err(DaemonError::Seccomp)?;
     ferryfs_vhost::run(
-        &Arc::new(device),
-        socket.listener(),
+        &device,
+        sockets.front_end.listener(),
         connection.keep_listening || connection.keep_state,
         &stop,
     )
@@ -422,16 +450,42 @@ fn serve<F: MigrateFs>(
     .map_err(DaemonError::Serve)
 }
 
+/// Serves the control socket in a thread of its own.
+fn listen_to_operators<F: MigrateFs>(
+    socket: &ListenSocket,
+    device: &Arc<Device<Server<F>>>,
+    stop: &StopHandle,
+) -> io::Result<()> {
+    let listener = socket.listener().try_clone()?;
+    let (device, stop) = (Arc::clone(device), stop.clone());
+    std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || {
+            if let Err(e) = ferryfs_vhost::serve_control(&device, &listener, &stop) {
+                log::error!(
+                    "control socket: nobody is served there any more: {}",
+                    error_line(&e)
+                );
+            }
+        })?;
+    Ok(())
+}
+
+/// A new socket for the daemon's user alone: who can connect can read and write the
+/// share as the daemon, or have the guest's state.
+fn bind_private(path: &Path) -> Result<ListenSocket, DaemonError> {
+    let before = rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    let socket = ListenSocket::bind(path);
+    rustix::process::umask(before);
+    socket.map_err(DaemonError::Socket)
+}
+
 fn listen(socket: &Socket, group: Option<&str>) -> Result<ListenSocket, DaemonError> {
     match socket {
         Socket::Path(path) => {
             let group = group.map(groups::find).transpose();
             let group = group.map_err(DaemonError::Group)?;
-            // Who can connect can read and write the share as the daemon.
-            let before = rustix::process::umask(Mode::RWXG | Mode::RWXO);
-            let socket = ListenSocket::bind(path);
-            rustix::process::umask(before);
-            let socket = socket.map_err(DaemonError::Socket)?;
+            let socket = bind_private(path)?;
             if let Some(group) = group {
                 socket
                     .share_with_group(group)

@@ -1,9 +1,8 @@
 //! The vhost-user-fs device.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferryfs_core::service::{Crossing, Service, StandingRequest};
@@ -23,11 +22,12 @@ use vmm_sys_util::event::{
     new_event_consumer_and_notifier, EventConsumer, EventFlag, EventNotifier,
 };
 
+use crate::crossing::{Asker, Expected, MigrationType};
 use crate::dirty_log::{DirtyLog, LogBitmap};
 use crate::precopy::Precopy;
 use crate::queue::serve_queue;
 use crate::rings::Rings;
-use crate::transfer::{Channel, Direction, Transfers};
+use crate::transfer::{Direction, Transfers};
 use crate::vring::{Mem, Vring};
 
 /// Length of `virtio_fs_config.tag` in bytes.
@@ -39,10 +39,6 @@ const MAX_QUEUES: u16 = 64;
 
 /// Largest virtqueue that virtio allows.
 const MAX_QUEUE_SIZE: u16 = 1 << 15;
-
-/// Buffer between the state stream's writer or reader and the front-end's pipe, in
-/// bytes: serializers write a few bytes at a time.
-const CHANNEL_BUFFER: usize = 64 << 10;
 
 /// What becomes of a guest's inodes and handles when its front-end goes away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,10 +61,11 @@ pub struct DeviceConfig {
     pub request_queues: u16,
     /// Largest size of a queue in descriptors, a power of two up to 32768.
     pub max_queue_size: u16,
-    /// Whether the device's state can cross
-    /// (`VHOST_USER_PROTOCOL_F_DEVICE_STATE`). Without, front-ends refuse to
-    /// migrate.
-    pub migration: bool,
+    /// Whether the device's state can cross, and which way.
+    pub migration: MigrationType,
+    /// Whether the state can be had on a control socket
+    /// ([`serve_control`](crate::serve_control)).
+    pub control_socket: bool,
     /// Whether the state protocol of the QEMU RFC of 2023 is spoken beside today's.
     /// Its message numbers mean other things by now; they are told apart by
     /// their shape.
@@ -83,7 +80,8 @@ impl Default for DeviceConfig {
             tag: None,
             request_queues: 1,
             max_queue_size: MAX_QUEUE_SIZE,
-            migration: true,
+            migration: MigrationType::Internal,
+            control_socket: false,
             rfc_state_protocol: false,
             on_disconnect: OnDisconnect::Reset,
         }
@@ -110,14 +108,14 @@ pub struct Device<S> {
     service: Arc<S>,
     config: DeviceConfig,
     log: Arc<DirtyLog>,
-    precopy: Arc<Precopy<S>>,
-    transfers: Transfers,
-    /// The service has the state of a guest that has not come yet.
-    expecting: AtomicBool,
-    /// What stands over of that guest.
-    expected: Mutex<Vec<StandingRequest>>,
+    pub(crate) precopy: Arc<Precopy<S>>,
+    pub(crate) transfers: Transfers,
+    /// The guest that has not come yet, and whose state the service has.
+    pub(crate) expected: Arc<Expected>,
     /// Held while a front-end is served.
     pub(crate) serving: Mutex<()>,
+    /// Held while a front-end comes or goes, and while a transfer is started.
+    gate: Mutex<()>,
     connection: Mutex<Connection>,
 }
 
@@ -153,9 +151,9 @@ impl<S: Service + Crossing> Device<S> {
             config,
             log: DirtyLog::new(),
             transfers: Transfers::default(),
-            expecting: AtomicBool::new(false),
-            expected: Mutex::default(),
+            expected: Arc::default(),
             serving: Mutex::default(),
+            gate: Mutex::default(),
             connection: Mutex::default(),
         })
     }
@@ -180,13 +178,12 @@ impl<S: Service + Crossing> Device<S> {
     ///
     /// `standing` are the requests that stand over according to the state.
     pub fn expect_guest(&self, standing: Vec<StandingRequest>) {
-        *self.lock_expected() = standing;
-        self.expecting.store(true, Ordering::SeqCst);
+        self.expected.expect(standing);
     }
 
     /// Whether the guest of [`Device::expect_guest`] has still to come.
     pub fn expects_guest(&self) -> bool {
-        self.expecting.load(Ordering::SeqCst)
+        self.expected.waits()
     }
 
     /// Gets ready for a front-end.
@@ -195,20 +192,31 @@ impl<S: Service + Crossing> Device<S> {
         Ok(())
     }
 
-    fn lock_expected(&self) -> MutexGuard<'_, Vec<StandingRequest>> {
-        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn gate(&self) -> MutexGuard<'_, ()> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rings of the front-end that is connected.
+    pub(crate) fn rings(&self) -> Option<Arc<Rings>> {
+        self.connection().rings.clone()
     }
 
     pub(crate) fn set_rings(&self, rings: Arc<Rings>) {
+        let _gate = self.gate();
+        // One that an operator began while there was no front-end could not hold these
+        // rings; it can be begun again.
+        self.transfers.end();
         if self.expects_guest() {
-            rings.adopt(&self.lock_expected());
+            rings.adopt(&self.expected.standing());
         }
         self.connection().rings = Some(rings);
     }
 
     /// The front-end has gone, or must go: whatever would wait for it gives up.
     pub(crate) fn give_up(&self) {
-        self.transfers.abort();
+        if self.transfers.is_of(Asker::FrontEnd) {
+            self.transfers.abort();
+        }
     }
 
     /// Waits for the transfer that runs; see [`Transfers::check`].
@@ -227,13 +235,18 @@ impl<S: Service + Crossing> Device<S> {
     /// The connection has ended, its threads are gone: back to the beginning. `ran`:
     /// a ring of it had been started.
     pub(crate) fn disconnected(&self, ran: bool) {
-        self.transfers.end();
+        let _gate = self.gate();
+        if ran {
+            self.expected.is_over();
+        }
+        let kept = self.expects_guest() || self.config.on_disconnect == OnDisconnect::Keep;
+        // An operator who has the state may go on where it stays.
+        if !(kept && self.transfers.is_of(Asker::Operator)) {
+            self.transfers.end();
+        }
         self.log.detach();
         self.precopy.cancel();
         *self.connection() = Connection::default();
-        if ran {
-            self.expecting.store(false, Ordering::SeqCst);
-        }
         if self.expects_guest() {
             log::info!("the front-end came without the guest: the guest's state is kept for it");
         } else if self.config.on_disconnect == OnDisconnect::Reset {
@@ -255,108 +268,6 @@ impl<S: Service + Crossing> Device<S> {
         space[TAG_LEN..].copy_from_slice(&u32::from(self.config.request_queues).to_le_bytes());
         space
     }
-
-    pub(crate) fn start_transfer(&self, direction: Direction, file: File) -> io::Result<()> {
-        if !self.config.migration {
-            return Err(io::Error::other("migration is switched off on this daemon"));
-        }
-        let rings = self.connection().rings.clone();
-        let Some(rings) = rings else {
-            return Err(io::Error::other("no front-end is connected"));
-        };
-        if let Some(queue) = rings.first_running() {
-            return Err(io::Error::other(format!(
-                "queue {queue} is running: the front-end must stop all rings first"
-            )));
-        }
-        let service = Arc::clone(&self.service);
-        let precopy = Arc::clone(&self.precopy);
-        if direction == Direction::Save {
-            // What is known by now is told by now.
-            precopy.wait();
-            service.may_save().map_err(io::Error::other)?;
-        }
-        let external = self.expects_guest() && !rings.have_run();
-        let held = Held::new(rings);
-        self.transfers.start(direction, file, move |channel| {
-            let outcome = match direction {
-                Direction::Save => {
-                    // What precopy was told is done in the background.
-                    precopy.wait();
-                    save(&*service, &held.0.standing(), channel)
-                }
-                Direction::Load => {
-                    let loaded = load(&*service, channel, external);
-                    // One that was given its state has what stood over from there.
-                    loaded.map(|standing| {
-                        if !external {
-                            held.0.adopt(&standing);
-                        }
-                    })
-                }
-            };
-            drop(held);
-            outcome
-        })
-    }
-}
-
-/// Holds all requests back for as long as it lives: a front-end that starts its
-/// rings during a transfer is served after it.
-struct Held(Arc<Rings>);
-
-impl Held {
-    fn new(rings: Arc<Rings>) -> Held {
-        rings.hold();
-        Held(rings)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.release();
-    }
-}
-
-fn save<S: Crossing>(
-    service: &S,
-    standing: &[StandingRequest],
-    channel: Channel,
-) -> io::Result<()> {
-    let mut out = BufWriter::with_capacity(CHANNEL_BUFFER, channel);
-    match service.save(standing, &mut out) {
-        Ok(report) => out.flush().inspect_err(|e| {
-            log::error!(
-                "device state not saved: {e} before the last of its {} bytes",
-                report.bytes
-            );
-        }),
-        Err(e) => {
-            // What is in the buffer is of no use to anyone.
-            let _ = out.into_parts();
-            Err(io::Error::other(e))
-        }
-    }
-}
-
-/// Loads what comes through `channel`: with `external` nothing may.
-fn load<S: Crossing>(
-    service: &S,
-    channel: Channel,
-    external: bool,
-) -> io::Result<Vec<StandingRequest>> {
-    let mut input = BufReader::with_capacity(CHANNEL_BUFFER, channel);
-    if external && !input.fill_buf()?.is_empty() {
-        let why = "state not loaded, this daemon is as it was: it was given its guest's state at \
-                   its start, and the front-end sends another; start the daemon without a state \
-                   file where the front-end brings the state";
-        log::error!("{why}");
-        return Err(io::Error::other(why));
-    }
-    service
-        .load(&mut input)
-        .map(|report| report.standing)
-        .map_err(io::Error::other)
 }
 
 impl<S: Service + Crossing> VhostUserBackend for Device<S> {
@@ -380,13 +291,19 @@ impl<S: Service + Crossing> VhostUserBackend for Device<S> {
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
             | 1 << VIRTIO_RING_F_EVENT_IDX
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
-            | VhostUserVirtioFeatures::LOG_ALL.bits()
+            | match self.config.migration {
+                // Front-ends say at once that they cannot migrate, and not at the end.
+                MigrationType::None => 0,
+                MigrationType::External | MigrationType::Internal => {
+                    VhostUserVirtioFeatures::LOG_ALL.bits()
+                }
+            }
     }
 
     fn acked_features(&self, features: u64) {
         let on = features & VhostUserVirtioFeatures::LOG_ALL.bits() != 0;
         self.log.set_logging(on);
-        if self.config.migration {
+        if self.config.migration != MigrationType::None {
             self.precopy.set(on);
         }
     }
@@ -402,16 +319,17 @@ impl<S: Service + Crossing> VhostUserBackend for Device<S> {
         features.set(VhostUserProtocolFeatures::CONFIG, self.config.tag.is_some());
         features.set(
             VhostUserProtocolFeatures::DEVICE_STATE,
-            self.config.migration,
+            self.config.migration != MigrationType::None,
         );
         features
     }
 
     // The message handler has disabled all rings before, and they are drained.
     fn reset_device(&self) {
-        self.transfers.abort();
+        let _gate = self.gate();
+        self.transfers.end();
         self.precopy.cancel();
-        self.expecting.store(false, Ordering::SeqCst);
+        self.expected.is_over();
         self.service.reset();
     }
 
@@ -489,7 +407,7 @@ impl<S: Service + Crossing> VhostUserBackend for Device<S> {
         };
         // The one phase there is; the message handler refuses all other numbers.
         let VhostTransferStatePhase::STOPPED = phase;
-        self.start_transfer(direction, file)
+        self.start_transfer(Asker::FrontEnd, direction, file)
             .inspect_err(|e| log::error!("refused to {direction} the device state: {e}"))?;
         Ok(None)
     }

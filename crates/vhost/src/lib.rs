@@ -13,6 +13,8 @@
 //!   private messages are answered.
 //! - [`Device`] is the back-end that the message handler calls. It outlives
 //!   connections.
+//! - [`serve_control`] lets an operator have and give the guest's state, beside the
+//!   front-end.
 //! - [`Vring`] is one queue: its thread's request loop, and its drain, after which
 //!   nothing of this queue is written to guest memory any more.
 //! - [`LogBitmap`] is the dirty bitmap of a guest memory region.
@@ -23,6 +25,8 @@
 //! connection at worst.
 
 mod chain;
+mod control;
+mod crossing;
 mod device;
 mod dirty_log;
 mod precopy;
@@ -39,6 +43,8 @@ mod transfer;
 mod vet;
 mod vring;
 
+pub use control::serve_control;
+pub use crossing::MigrationType;
 pub use device::{ConfigError, Device, DeviceConfig, OnDisconnect};
 pub use dirty_log::{DirtyLog, LogBitmap, RegionLog};
 pub use serve::{run, serve_connection, serve_with_door, ConnectionEnd, ExitReason, ServeError};

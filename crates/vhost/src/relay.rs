@@ -243,7 +243,7 @@ pub(crate) fn relay(
     }
 }
 
-enum Received {
+pub(crate) enum Received {
     Message(Message),
     /// The rest has not come yet.
     NotYet,
@@ -253,13 +253,14 @@ enum Received {
 
 /// A message in the making.
 #[derive(Default)]
-struct Receiver {
+pub(crate) struct Receiver {
     bytes: Vec<u8>,
     fds: Vec<OwnedFd>,
 }
 
 impl Receiver {
-    fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<Received> {
+    /// What has come, without waiting.
+    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<Received> {
         loop {
             let wanted = match self.wanted()? {
                 0 => {

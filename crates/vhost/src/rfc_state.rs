@@ -38,6 +38,7 @@ use ferryfs_core::service::{Crossing, Service};
 use rustix::fs::{fcntl_get_seals, fstat, SealFlags};
 use rustix::pipe::PipeFlags;
 
+use crate::crossing::Asker;
 use crate::device::Device;
 use crate::relay::{FrontDoor, Message, Verdict};
 use crate::transfer::Direction;
@@ -270,7 +271,7 @@ impl Session {
                 let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
                     .map_err(|e| format!("no pipe to load through: {e}"))?;
                 device
-                    .start_transfer(Direction::Load, read.into())
+                    .start_transfer(Asker::FrontEnd, Direction::Load, read.into())
                     .map_err(|e| format!("refused to load: {e}"))?;
                 self.transfer = Transfer::Load {
                     pipe: write.into(),
@@ -353,7 +354,7 @@ impl Area {
 /// The device's whole state.
 fn save<S: Service + Crossing>(device: &Device<S>) -> io::Result<Vec<u8>> {
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    device.start_transfer(Direction::Save, write.into())?;
+    device.start_transfer(Asker::FrontEnd, Direction::Save, write.into())?;
     let mut state = Vec::new();
     let read = File::from(read).read_to_end(&mut state);
     // Its failure is the better reason.

@@ -101,7 +101,10 @@ pub fn run<S: Service + Crossing>(
 }
 
 /// The next front-end, or `None` when the stop handle is used.
-fn accept(listener: &UnixListener, stop: &StopHandle) -> Result<Option<UnixStream>, ServeError> {
+pub(crate) fn accept(
+    listener: &UnixListener,
+    stop: &StopHandle,
+) -> Result<Option<UnixStream>, ServeError> {
     loop {
         if !stop
             .wait_for(listener.as_fd(), PollFlags::IN)

@@ -11,12 +11,13 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::event::PollFlags;
 use rustix::fs::{FileType, OFlags};
 
+use crate::crossing::Asker;
 use crate::stop::StopHandle;
 
 /// Size asked for the front-end's pipe, in bytes. The default of 64 KiB costs a
@@ -41,9 +42,14 @@ impl fmt::Display for Direction {
 
 /// The one transfer that may run.
 #[derive(Default)]
-pub(crate) struct Transfers(Mutex<Option<Current>>);
+pub(crate) struct Transfers {
+    current: Mutex<Option<Current>>,
+    /// There is none any more.
+    ended: Condvar,
+}
 
 struct Current {
+    asker: Asker,
     direction: Direction,
     stop: StopHandle,
     /// Taken while someone waits for it.
@@ -57,6 +63,7 @@ impl Transfers {
     /// Another transfer runs, or no thread or descriptor is left.
     pub(crate) fn start(
         &self,
+        asker: Asker,
         direction: Direction,
         file: File,
         job: impl FnOnce(Channel) -> io::Result<()> + Send + 'static,
@@ -80,6 +87,7 @@ impl Transfers {
             .name(format!("state-{direction}"))
             .spawn(move || job(channel))?;
         *current = Some(Current {
+            asker,
             direction,
             stop,
             thread: Some(thread),
@@ -101,7 +109,22 @@ impl Transfers {
             .join()
             .unwrap_or_else(|_| Err(complaint("the transfer panicked: please report it")));
         *self.lock() = None;
+        self.ended.notify_all();
         outcome
+    }
+
+    /// Whether a transfer is still at work.
+    pub(crate) fn is_running(&self) -> bool {
+        let current = self.lock();
+        let thread = current.as_ref().and_then(|current| current.thread.as_ref());
+        thread.is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Whether there is a transfer that `asker` has asked for.
+    pub(crate) fn is_of(&self, asker: Asker) -> bool {
+        self.lock()
+            .as_ref()
+            .is_some_and(|current| current.asker == asker)
     }
 
     /// Makes a running transfer fail soon; returns at once.
@@ -111,17 +134,24 @@ impl Transfers {
         }
     }
 
-    /// Makes a running transfer fail and waits for its end.
+    /// Makes a running transfer fail and waits for its end, whoever else does.
     pub(crate) fn end(&self) {
         self.abort();
-        let running = self.lock().is_some();
-        if running {
+        let unasked = self.lock().as_ref().is_some_and(|c| c.thread.is_some());
+        if unasked {
             let _ = self.check();
+        }
+        let mut current = self.lock();
+        while current.is_some() {
+            current = self
+                .ended
+                .wait(current)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Current>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -159,7 +189,7 @@ impl Channel {
             if self.stop.is_stopped() {
                 return Err(io::Error::new(
                     io::ErrorKind::ConnectionAborted,
-                    "the front-end has gone or the daemon is ending",
+                    "cut short: a front-end came or went, or the daemon is ending",
                 ));
             }
             match call(&self.file) {
@@ -206,12 +236,17 @@ mod tests {
         write.write_all(b"half a state").unwrap();
         let (told, got) = channel();
         transfers
-            .start(Direction::Load, read, move |mut channel| {
-                let mut all = Vec::new();
-                let outcome = channel.read_to_end(&mut all).map(drop);
-                told.send(all).unwrap();
-                outcome
-            })
+            .start(
+                Asker::FrontEnd,
+                Direction::Load,
+                read,
+                move |mut channel| {
+                    let mut all = Vec::new();
+                    let outcome = channel.read_to_end(&mut all).map(drop);
+                    told.send(all).unwrap();
+                    outcome
+                },
+            )
             .unwrap();
         transfers.abort();
         let error = transfers.check().unwrap_err();
@@ -225,16 +260,16 @@ mod tests {
         let transfers = Transfers::default();
         let (read, write) = pipe();
         transfers
-            .start(Direction::Save, write, |mut channel| {
+            .start(Asker::FrontEnd, Direction::Save, write, |mut channel| {
                 channel.write_all(&vec![0; 4 * PIPE_SIZE])
             })
             .unwrap();
-        let second = transfers.start(Direction::Save, pipe().1, |_| Ok(()));
+        let second = transfers.start(Asker::FrontEnd, Direction::Save, pipe().1, |_| Ok(()));
         assert_eq!(second.unwrap_err().kind(), io::ErrorKind::ResourceBusy);
         transfers.end();
         drop(read);
         transfers
-            .start(Direction::Save, pipe().1, |_| Ok(()))
+            .start(Asker::FrontEnd, Direction::Save, pipe().1, |_| Ok(()))
             .unwrap();
         transfers.check().unwrap();
     }

@@ -21,7 +21,7 @@ use common::*;
 use ferryfs_vhost::relay::{FrontDoor, Message, Verdict};
 use ferryfs_vhost::{
     run, serve_connection, serve_with_door, ConfigError, ConnectionEnd, Device, DeviceConfig,
-    ExitReason, OnDisconnect, ServeError, StopHandle,
+    ExitReason, MigrationType, OnDisconnect, ServeError, StopHandle,
 };
 
 const Q: u16 = 1;
@@ -143,10 +143,17 @@ fn what_is_not_there_is_not_offered() {
     assert_eq!(plain >> 20, 0, "their meaning has changed over time");
     assert_ne!(protocol(with_tag("t")) & CONFIG, 0);
     let fixed = DeviceConfig {
-        migration: false,
+        migration: MigrationType::None,
         ..DeviceConfig::default()
     };
-    assert_eq!(protocol(fixed) & DEVICE_STATE, 0);
+    assert_eq!(protocol(fixed.clone()) & DEVICE_STATE, 0);
+    let features = Daemon::start(fixed, true).connect().get(GET_FEATURES);
+    assert_eq!(
+        features & F_LOG_ALL,
+        0,
+        "a front-end would begin to migrate"
+    );
+    assert_ne!(Daemon::plain().connect().get(GET_FEATURES) & F_LOG_ALL, 0);
 }
 
 #[test]

@@ -17,40 +17,9 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 
 use common::*;
-use ferryfs_vhost::DeviceConfig;
+use ferryfs_vhost::{DeviceConfig, MigrationType};
 
 const Q: u16 = 1;
-/// No descriptor returned, no error.
-const ACCEPTED: u64 = 0x100;
-const REFUSED: u64 = 0x101;
-
-/// A front-end whose rings are set up but stopped.
-fn paused(daemon: &Daemon) -> Vmm {
-    let mut vmm = daemon.boot(2, BASIC);
-    vmm.assert_serves(Q);
-    vmm.stop_queue(0);
-    vmm.stop_queue(Q);
-    vmm
-}
-
-fn save(vmm: &Vmm) -> (Vec<u8>, u64) {
-    let (mut read, write) = pipe();
-    assert_eq!(vmm.set_device_state(SAVE, write.as_fd()), ACCEPTED);
-    drop(write);
-    let mut state = Vec::new();
-    read.read_to_end(&mut state).unwrap();
-    (state, vmm.check_device_state())
-}
-
-fn load(vmm: &Vmm, state: &[u8]) -> u64 {
-    let (read, mut write) = pipe();
-    assert_eq!(vmm.set_device_state(LOAD, read.as_fd()), ACCEPTED);
-    drop(read);
-    let _ = write.write_all(state);
-    drop(write);
-    vmm.check_device_state()
-}
-
 #[test]
 fn state_crosses_whole() {
     let source = Daemon::plain();
@@ -58,13 +27,13 @@ fn state_crosses_whole() {
     // Far more than any pipe holds.
     let state: Vec<u8> = (0..5_000_000u32).map(|i| (i * 7) as u8).collect();
     source.server.with(|s| s.stream = state.clone());
-    let vmm = paused(&source);
-    let (saved, code) = save(&vmm);
+    let vmm = source.paused(Q);
+    let (saved, code) = vmm.save();
     assert_eq!(code, 0);
     assert!(saved == state);
     let mut other = destination.connect();
     other.negotiate(BASIC);
-    assert_eq!(load(&other, &saved), 0);
+    assert_eq!(other.load(&saved), 0);
     assert!(destination.server.with(|s| s.stream == state));
     other.set_mem_table(&[(0, MEM_SIZE)]);
     other.start_queue(Q - 1, 0);
@@ -83,32 +52,32 @@ fn state_crosses_whole() {
 #[test]
 fn an_empty_state_crosses() {
     let daemon = Daemon::plain();
-    let vmm = paused(&daemon);
-    assert_eq!(save(&vmm), (Vec::new(), 0));
-    assert_eq!(load(&vmm, b""), 0);
+    let vmm = daemon.paused(Q);
+    assert_eq!(vmm.save(), (Vec::new(), 0));
+    assert_eq!(vmm.load(b""), 0);
 }
 
 #[test]
 fn a_refused_state_leaves_a_device_that_takes_another() {
     let daemon = Daemon::plain();
-    let vmm = paused(&daemon);
-    assert_eq!(load(&vmm, b"corrupt"), 1);
-    assert_eq!(load(&vmm, b"corrupt as well"), 1);
-    assert_eq!(load(&vmm, b"good"), 0);
+    let vmm = daemon.paused(Q);
+    assert_eq!(vmm.load(b"corrupt"), 1);
+    assert_eq!(vmm.load(b"corrupt as well"), 1);
+    assert_eq!(vmm.load(b"good"), 0);
     assert_eq!(daemon.server.with(|s| s.stream.clone()), b"good");
 }
 
 #[test]
 fn a_failed_save_leaves_the_source_serving() {
     let daemon = Daemon::plain();
-    let mut vmm = paused(&daemon);
+    let mut vmm = daemon.paused(Q);
     daemon.server.with(|s| s.saving_fails = true);
-    assert_eq!(save(&vmm), (Vec::new(), 1));
+    assert_eq!(vmm.save(), (Vec::new(), 1));
     vmm.start_queue(Q, 1);
     vmm.assert_serves(Q);
     daemon.server.with(|s| s.saving_fails = false);
     vmm.stop_queue(Q);
-    assert_eq!(save(&vmm).1, 0);
+    assert_eq!(vmm.save().1, 0);
 }
 
 #[test]
@@ -131,7 +100,7 @@ fn a_running_device_is_neither_saved_nor_loaded() {
 #[test]
 fn transfers_out_of_order_are_refused() {
     let daemon = Daemon::plain();
-    let vmm = paused(&daemon);
+    let vmm = daemon.paused(Q);
     assert_eq!(vmm.check_device_state(), 1);
     let (read, write) = pipe();
     assert_eq!(vmm.set_device_state(LOAD, read.as_fd()), ACCEPTED);
@@ -165,14 +134,11 @@ fn transfers_out_of_order_are_refused() {
 #[test]
 fn migration_that_is_switched_off_is_refused() {
     let config = DeviceConfig {
-        migration: false,
+        migration: MigrationType::None,
         ..DeviceConfig::default()
     };
     let daemon = Daemon::start(config, true);
-    let mut vmm = daemon.boot(2, BASIC | F_LOG_ALL);
-    vmm.assert_serves(Q);
-    vmm.stop_queue(0);
-    vmm.stop_queue(Q);
+    let vmm = daemon.paused(Q);
     assert_eq!(vmm.set_device_state(SAVE, vmm.mem.file.as_fd()), REFUSED);
     assert_eq!(daemon.server.calls(), [""; 0]);
 }
@@ -181,7 +147,7 @@ fn migration_that_is_switched_off_is_refused() {
 fn a_reader_that_closes_early_makes_the_save_fail() {
     let daemon = Daemon::plain();
     daemon.server.with(|s| s.stream = vec![1; 8 << 20]);
-    let vmm = paused(&daemon);
+    let vmm = daemon.paused(Q);
     let (mut read, write) = pipe();
     assert_eq!(vmm.set_device_state(SAVE, write.as_fd()), ACCEPTED);
     drop(write);
@@ -189,7 +155,7 @@ fn a_reader_that_closes_early_makes_the_save_fail() {
     drop(read);
     assert_eq!(vmm.check_device_state(), 1);
     daemon.server.with(|s| s.stream = b"small".to_vec());
-    assert_eq!(save(&vmm), (b"small".to_vec(), 0));
+    assert_eq!(vmm.save(), (b"small".to_vec(), 0));
 }
 
 #[test]
@@ -197,7 +163,7 @@ fn a_front_end_may_go_during_a_transfer() {
     let daemon = Daemon::plain();
     // With the pipe in someone's hands, and with the check asked for or not.
     for check in [false, true] {
-        let vmm = paused(&daemon);
+        let vmm = daemon.paused(Q);
         let (read, write) = pipe();
         assert_eq!(vmm.set_device_state(LOAD, read.as_fd()), ACCEPTED);
         (&write).write_all(b"some").unwrap();
@@ -211,7 +177,7 @@ fn a_front_end_may_go_during_a_transfer() {
     }
     assert_eq!(daemon.server.with(|s| s.stream.len()), 0, "half a state");
     // So does the daemon's own end.
-    let vmm = paused(&daemon);
+    let vmm = daemon.paused(Q);
     let (_read, write) = pipe();
     daemon.server.with(|s| s.stream = vec![1; 8 << 20]);
     assert_eq!(vmm.set_device_state(SAVE, write.as_fd()), ACCEPTED);
@@ -223,7 +189,7 @@ fn a_front_end_may_go_during_a_transfer() {
 fn precopy_follows_the_dirty_log() {
     let daemon = Daemon::plain();
     let server = daemon.server.clone();
-    let vmm = paused(&daemon);
+    let vmm = daemon.paused(Q);
     assert_eq!(server.calls(), [""; 0]);
     vmm.set_features(BASIC | F_LOG_ALL);
     eventually("precopy begins", || server.calls() == ["begin"]);
@@ -233,7 +199,7 @@ fn precopy_follows_the_dirty_log() {
     });
     vmm.set_features(BASIC | F_LOG_ALL);
     // A save comes after all that was asked for before.
-    assert_eq!(save(&vmm).1, 0);
+    assert_eq!(vmm.save().1, 0);
     assert_eq!(server.calls()[2..], ["begin", "save"]);
     // The front-end of a source goes when all is done.
     drop(vmm);
@@ -265,7 +231,7 @@ fn cancelling_precopy_does_not_hold_the_front_end() {
 fn requests_during_a_transfer_are_served_after_it() {
     let daemon = Daemon::plain();
     let server = daemon.server.clone();
-    let mut vmm = paused(&daemon);
+    let mut vmm = daemon.paused(Q);
     server.with(|s| s.save_is_slow = true);
     let (mut read, write) = pipe();
     assert_eq!(vmm.set_device_state(SAVE, write.as_fd()), ACCEPTED);

@@ -51,6 +51,17 @@ impl Program {
     }
 }
 
+/// How the state comes and goes (ferryfsd).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateBy {
+    /// Through the VMM.
+    Vmm,
+    /// By the control socket.
+    ControlSocket,
+    /// From a file at the start; and by the control socket later.
+    File(PathBuf),
+}
+
 /// How a daemon is started.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -64,6 +75,8 @@ pub struct Setup {
     pub keep_listening: bool,
     /// Other options, which both have.
     pub options: &'static [&'static str],
+    /// How the state comes and goes.
+    pub state_by: StateBy,
 }
 
 /// A running daemon.
@@ -105,6 +118,13 @@ impl Daemon {
                 if setup.keep_listening {
                     command.arg("--keep-listening");
                 }
+                if setup.state_by != StateBy::Vmm {
+                    command.args(["--migration-type", "external"]);
+                    command.arg("--control-socket").arg(control_of(socket));
+                }
+                if let StateBy::File(path) = &setup.state_by {
+                    command.arg("--state-file").arg(path);
+                }
             }
         }
         command.env_remove("RUST_LOG");
@@ -125,6 +145,11 @@ impl Daemon {
     /// Where it listens.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Where it listens for `ferryctl`, where it does.
+    pub fn control(&self) -> PathBuf {
+        control_of(&self.socket)
     }
 
     /// Its process.
@@ -148,6 +173,10 @@ impl Daemon {
     pub fn state_bytes(&self) -> Option<u64> {
         self.process.log().lines().rev().find_map(state_bytes)
     }
+}
+
+fn control_of(socket: &Path) -> PathBuf {
+    socket.with_extension("control")
 }
 
 /// The bytes in a line such as "state saved: 1234 bytes" or "state bytes=1234".

@@ -29,7 +29,7 @@ use crate::setup::Tools;
 use crate::{binaries, progress, setup, workspace};
 use daemon::{Kind, Program};
 use journey::{Measured, Run};
-use scenario::Scenario;
+use scenario::{Journey, Scenario};
 use share::Share;
 use vm::Machine;
 
@@ -115,6 +115,11 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let program = Program::new(program)?;
     let stock = stock(&program);
+    let external = chosen.iter().any(|s| s.journey == Journey::External);
+    let ferryctl = match external {
+        true => Some(binaries::build("ferryctl", &args.profile)?),
+        false => None,
+    };
     let agent = binaries::guest_agent()?;
     let dir = workspace::target()?.join("e2e");
     std::fs::create_dir_all(&dir).context(dir.display())?;
@@ -131,6 +136,7 @@ pub fn run(args: &Args) -> Result<()> {
         tools: &tools,
         program: &program,
         stock: &stock,
+        ferryctl: ferryctl.as_deref(),
         agent: &agent,
         initramfs: &initramfs,
         mounts,
@@ -183,6 +189,8 @@ struct Bench<'a> {
     program: &'a Program,
     /// Stock virtiofsd, or why scenarios that need it are skipped.
     stock: &'a std::result::Result<Program, String>,
+    /// Built where a scenario needs it.
+    ferryctl: Option<&'a Path>,
     agent: &'a Path,
     initramfs: &'a Path,
     mounts: bool,
@@ -192,8 +200,13 @@ impl Bench<'_> {
     fn run(&self, scenario: &Scenario, dir: &Path) -> Outcome {
         progress::subject(&scenario.name);
         let start = progress::seconds();
-        let missing = self.stock.as_ref().err();
-        if let Some(why) = missing.filter(|_| scenario.journey.needs_stock()) {
+        let own = "only ferryfsd has migration types".to_owned();
+        let missing = match scenario.journey {
+            Journey::External if self.program.kind != Kind::Ferryfsd => Some(&own),
+            journey if journey.needs_stock() => self.stock.as_ref().err(),
+            _ => None,
+        };
+        if let Some(why) = missing {
             progress::step(format_args!("SKIPPED: {why}"));
             return Outcome {
                 scenario: scenario.clone(),
@@ -234,6 +247,7 @@ impl Bench<'_> {
             scenario,
             program: self.program,
             stock: self.stock.as_ref().ok(),
+            ferryctl: self.ferryctl,
             machine: &machine,
             share: &share,
             only: &self.args.check,

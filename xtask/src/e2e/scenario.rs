@@ -40,6 +40,9 @@ pub enum Journey {
     CancelRetry,
     /// Into a file, and out of it again.
     Snapshot,
+    /// To another daemon, and then into files and out of them again, with the state
+    /// carried by `ferryctl` and not by QEMU.
+    External,
     /// To a daemon that has the wrong directory and must refuse; then to the
     /// right one.
     Refused,
@@ -147,7 +150,7 @@ const MSGPACK_ZSTD: &str = "msgpack+zstd";
 /// The state of virtiofsd 1.12 to 1.14.
 const VIRTIOFSD: &str = "virtiofsd-v2";
 
-const JOURNEYS: [(&str, Journey, &[&str]); 10] = [
+const JOURNEYS: [(&str, Journey, &[&str]); 11] = [
     ("hop", Journey::Hops(1), &[POSTCARD]),
     (
         "five-hops",
@@ -156,6 +159,7 @@ const JOURNEYS: [(&str, Journey, &[&str]); 10] = [
     ),
     ("cancel-retry", Journey::CancelRetry, &[POSTCARD_ZSTD]),
     ("snapshot", Journey::Snapshot, &[MSGPACK_ZSTD]),
+    ("external", Journey::External, &[POSTCARD, MSGPACK]),
     ("refused", Journey::Refused, &[MSGPACK]),
     ("writeback", Journey::Writeback, &[POSTCARD]),
     ("remounts", Journey::Remounts, &[POSTCARD]),

@@ -6,7 +6,7 @@
 pub mod server;
 
 use std::fs::File;
-use std::io::{IoSlice, Read};
+use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -16,7 +16,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ferryfs_vhost::{run, Device, DeviceConfig, ExitReason, ListenSocket, ServeError, StopHandle};
+use ferryfs_vhost::{
+    run, serve_control, Device, DeviceConfig, ExitReason, ListenSocket, ServeError, StopHandle,
+};
 use rustix::event::{eventfd, EventfdFlags};
 use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
@@ -48,6 +50,10 @@ pub const REM_MEM_REG: u32 = 38;
 pub const SET_DEVICE_STATE_FD: u32 = 42;
 pub const CHECK_DEVICE_STATE: u32 = 43;
 
+/// Answers to SET_DEVICE_STATE_FD: no descriptor returned, and no error or one.
+pub const ACCEPTED: u64 = 0x100;
+pub const REFUSED: u64 = 0x101;
+
 pub const SAVE: u32 = 0;
 pub const LOAD: u32 = 1;
 
@@ -77,6 +83,7 @@ pub struct Daemon {
     pub server: Arc<Scripted>,
     pub stop: StopHandle,
     path: PathBuf,
+    control: PathBuf,
     thread: Option<JoinHandle<Result<ExitReason, ServeError>>>,
     _dir: tempfile::TempDir,
 }
@@ -90,12 +97,17 @@ impl Daemon {
         let device = Arc::new(Device::new(Arc::clone(&server), config).unwrap());
         let stop = StopHandle::new().unwrap();
         let stopped = stop.clone();
+        let control = dir.path().join("control.sock");
+        let operators = ListenSocket::bind(&control).unwrap();
+        let (controlled, ended) = (Arc::clone(&device), stop.clone());
+        std::thread::spawn(move || serve_control(&controlled, operators.listener(), &ended));
         let thread =
             std::thread::spawn(move || run(&device, socket.listener(), keep_listening, &stopped));
         Daemon {
             server,
             stop,
             path,
+            control,
             thread: Some(thread),
             _dir: dir,
         }
@@ -114,6 +126,13 @@ impl Daemon {
         Vmm::new(UnixStream::connect(&self.path).unwrap())
     }
 
+    /// An operator on the control socket.
+    pub fn operator(&self) -> Vmm {
+        let operator = Vmm::new(UnixStream::connect(&self.control).unwrap());
+        operator.negotiate(BASIC);
+        operator
+    }
+
     /// A front-end with `queues` running rings.
     pub fn boot(&self, queues: u16, features: u64) -> Vmm {
         let mut vmm = self.connect();
@@ -122,6 +141,15 @@ impl Daemon {
         for queue in 0..queues {
             vmm.start_queue(queue, 0);
         }
+        vmm
+    }
+
+    /// A front-end whose rings are set up but stopped; `queue` has served.
+    pub fn paused(&self, queue: u16) -> Vmm {
+        let mut vmm = self.boot(2, BASIC);
+        vmm.assert_serves(queue);
+        vmm.stop_queue(0);
+        vmm.stop_queue(queue);
         vmm
     }
 
@@ -383,6 +411,26 @@ impl Vmm {
 
     pub fn set_features(&self, features: u64) {
         self.must(SET_FEATURES, &longs(&[features]), &[]);
+    }
+
+    /// What the device saves, and the answer to CHECK_DEVICE_STATE.
+    pub fn save(&self) -> (Vec<u8>, u64) {
+        let (mut read, write) = pipe();
+        assert_eq!(self.set_device_state(SAVE, write.as_fd()), ACCEPTED);
+        drop(write);
+        let mut state = Vec::new();
+        read.read_to_end(&mut state).unwrap();
+        (state, self.check_device_state())
+    }
+
+    /// Has the device load `state`; the answer to CHECK_DEVICE_STATE.
+    pub fn load(&self, state: &[u8]) -> u64 {
+        let (read, mut write) = pipe();
+        assert_eq!(self.set_device_state(LOAD, read.as_fd()), ACCEPTED);
+        drop(read);
+        let _ = write.write_all(state);
+        drop(write);
+        self.check_device_state()
     }
 
     /// Regions by start and length; every one is at its address in the memory file.

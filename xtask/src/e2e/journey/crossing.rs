@@ -14,7 +14,7 @@ use super::{Journeying, Living, END};
 use crate::fail::{need, Fail, Result};
 use crate::progress::step;
 
-const MIGRATION: Duration = Duration::from_secs(120);
+pub(super) const MIGRATION: Duration = Duration::from_secs(120);
 /// After a migration has failed, until the source goes on.
 const GO_ON: Duration = Duration::from_secs(30);
 /// What has been sent when a migration is in its midst, in bytes.
@@ -29,7 +29,7 @@ impl Journeying<'_> {
     }
 
     /// Starts a daemon of `share` and a VM that waits at `uri`.
-    fn destination(
+    pub(super) fn destination(
         &mut self,
         living: &Living,
         setup: &Setup,
@@ -44,13 +44,13 @@ impl Journeying<'_> {
         Ok(Living { vm, daemon })
     }
 
-    fn migration_socket(&self) -> PathBuf {
+    pub(super) fn migration_socket(&self) -> PathBuf {
         let name = format!("migration-{}", self.started);
         self.run.machine.sockets.join(name)
     }
 
     /// Migrates and waits for the end, which must be `wanted`.
-    fn migrate(living: &mut Living, uri: &str, wanted: &str) -> Result<Migration> {
+    pub(super) fn migrate(living: &mut Living, uri: &str, wanted: &str) -> Result<Migration> {
         let unix = uri.starts_with("unix:");
         living.vm.qmp.migration_settings(unix, FULL_SPEED)?;
         living.vm.qmp.execute("migrate", json!({ "uri": uri }))?;

@@ -2,12 +2,13 @@
 //! what it has left.
 
 mod crossing;
+mod external;
 mod two_guests;
 
 use std::path::Path;
 use std::time::Duration;
 
-use super::daemon::{Daemon, Program, Setup};
+use super::daemon::{Daemon, Program, Setup, StateBy};
 use super::rings;
 use super::scenario::{known_failure, Journey, Scenario};
 use super::share::Share;
@@ -38,6 +39,8 @@ pub struct Run<'a> {
     pub program: &'a Program,
     /// Stock virtiofsd, where the scenario needs it.
     pub stock: Option<&'a Program>,
+    /// `ferryctl`, where a scenario needs it.
+    pub ferryctl: Option<&'a Path>,
     /// QEMU and so on.
     pub machine: &'a Machine<'a>,
     /// The shared directory.
@@ -134,6 +137,10 @@ impl Journeying<'_> {
                 self.hop(living)?;
             }
             Journey::Snapshot => self.snapshot(living)?,
+            Journey::External => {
+                self.hop_external(living)?;
+                self.snapshot_external(living)?;
+            }
             Journey::Refused => {
                 self.refused(living)?;
                 self.hop(living)?;
@@ -158,6 +165,10 @@ impl Journeying<'_> {
             writeback: self.run.scenario.journey == Journey::Writeback,
             keep_listening: false,
             options: self.run.scenario.work.options(),
+            state_by: match self.run.scenario.journey {
+                Journey::External => StateBy::ControlSocket,
+                _ => StateBy::Vmm,
+            },
         }
     }
 
