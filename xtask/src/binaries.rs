@@ -20,13 +20,19 @@ pub fn build(name: &str, profile: &str) -> Result<PathBuf> {
     Ok(workspace::target()?.join(dir).join(name))
 }
 
-/// Builds the agent that runs in the guest, where there are no libraries.
+/// Builds the agent that runs in the guest.
 pub fn guest_agent() -> Result<PathBuf> {
-    progress::step("build the guest's agent (static)");
+    static_program("ferry-guest")
+}
+
+/// Builds package `name` for a guest, where there are no libraries; answers the path of
+/// its executable of the same name.
+pub fn static_program(name: &str) -> Result<PathBuf> {
+    progress::step(format_args!("build {name} (static)"));
     let target = workspace::target()?.join("guest");
     let given = std::env::var("RUSTFLAGS").unwrap_or_default();
     Cmd::cargo()
-        .args(["build", "--quiet", "--release", "--package", "ferry-guest"])
+        .args(["build", "--quiet", "--release", "--package", name])
         // With a target given, build scripts and macros keep their own flags.
         .args(["--target", GUEST_TARGET, "--target-dir"])
         .args([&target])
@@ -36,7 +42,7 @@ pub fn guest_agent() -> Result<PathBuf> {
         )
         .dir(&workspace::root())
         .run()?;
-    let path = target.join(GUEST_TARGET).join("release/ferry-guest");
+    let path = target.join(GUEST_TARGET).join("release").join(name);
     let image = std::fs::read(&path).context(path.display())?;
     need(is_static(&image), || {
         format!("{} needs a dynamic linker", path.display())

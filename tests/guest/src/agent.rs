@@ -15,6 +15,7 @@ use std::time::Duration;
 use ferry_guest::{fixture, Expectation, MOUNT, READY, TAG};
 
 use crate::checks::{self, Live};
+use crate::programs::Programs;
 use crate::rival::Rival;
 use crate::sys::{self, At, Failure, Result};
 
@@ -29,6 +30,7 @@ const CHURNERS: usize = 8;
 struct Agent {
     live: BTreeMap<&'static str, Box<dyn Live>>,
     rival: Rival,
+    programs: Programs,
 }
 
 /// Answers on `port` until it closes.
@@ -113,6 +115,8 @@ impl Agent {
                 self.rival = Rival::default();
                 sys::unmount(MOUNT).map(|()| String::new())
             }
+            "start" => self.programs.start(arg).map(|()| String::new()),
+            "ended" => self.programs.ended(arg),
             "lock" => self.rival.run(arg),
             "churn" => churn().map(|()| String::new()),
             "sh" => shell(arg),

@@ -16,6 +16,9 @@ pub fn run() -> Result<()> {
     sys::mount("proc", "/proc", "proc")?;
     sys::mount("sysfs", "/sys", "sysfs")?;
     sys::mount("devtmpfs", "/dev", "devtmpfs")?;
+    // A distribution's programs want them, and they are not to be in its root.
+    sys::mount("tmpfs", "/run", "tmpfs")?;
+    sys::mount("tmpfs", "/tmp", "tmpfs")?;
     rustix::process::umask(rustix::fs::Mode::empty());
     let limit = Rlimit {
         current: Some(NOFILE),

@@ -9,6 +9,7 @@ mod agent;
 mod checks;
 mod init;
 mod program;
+mod programs;
 mod rival;
 mod sys;
 

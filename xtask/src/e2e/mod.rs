@@ -239,7 +239,7 @@ impl Bench<'_> {
         let share = Share::make(path.clone(), self.agent, scenario, self.mounts)?;
         let machine = Machine {
             tools: self.tools,
-            initramfs: self.initramfs,
+            initramfs: Some(self.initramfs),
             sockets: &sockets.0,
             logs: dir,
         };
@@ -291,10 +291,11 @@ fn clear(dir: &Path) -> Result<()> {
 
 /// A directory whose name is short, since the names of sockets are limited to
 /// 107 bytes.
-struct SocketDir(PathBuf);
+pub struct SocketDir(pub PathBuf);
 
 impl SocketDir {
-    fn make(name: &str) -> Result<Self> {
+    /// Makes it, for `name`.
+    pub fn make(name: &str) -> Result<Self> {
         let own = format!("ferryfs-e2e-{}-{name}", std::process::id());
         let dir = std::env::temp_dir().join(own);
         clear(&dir)?;

@@ -51,8 +51,8 @@ pub enum Start {
 pub struct Machine<'a> {
     /// QEMU and the kernel.
     pub tools: &'a Tools,
-    /// The initial file system.
-    pub initramfs: &'a Path,
+    /// The initial file system; without one, the share is the root.
+    pub initramfs: Option<&'a Path>,
     /// Directory for sockets: short, as their names must be.
     pub sockets: &'a Path,
     /// Directory for logs.
@@ -105,10 +105,11 @@ impl Vm {
             .arg(format!("unix:{},server=on,wait=off", port.display()))
             .arg("-kernel")
             .arg(&machine.tools.kernel)
-            .arg("-initrd")
-            .arg(machine.initramfs)
             .arg("-append")
             .arg(format!("console=ttyS0 panic=-1 loglevel=5 {arguments}"));
+        if let Some(initramfs) = machine.initramfs {
+            command.arg("-initrd").arg(initramfs);
+        }
         if matches!(start, Start::Incoming(_)) {
             command.args(["-incoming", "defer"]);
         }

@@ -31,12 +31,25 @@ pub struct Difference {
     /// Setups in which it differs; all, if none is named.
     #[serde(default)]
     setups: Vec<String>,
-    /// What the bare file system says and the mount does not, and the other way
+    /// Where it differs: on a mount, in a guest; in both, if neither is named.
+    #[serde(default)]
+    places: Vec<Place>,
+    /// What the bare file system says and the other does not, and the other way
     /// round: all of these lines and no other. A line is given without what it says
     /// for a step.
     lines: Vec<[String; 2]>,
     /// Whose doing it is.
     reason: String,
+}
+
+/// Where the suites run.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// On a mount of this machine's.
+    Mount,
+    /// In a guest whose root the file system is.
+    Guest,
 }
 
 impl Expected {
@@ -58,9 +71,10 @@ impl Expected {
     }
 
     /// What differs in a suite with a setup.
-    pub fn of(&self, suite: &str, setup: &Setup) -> Vec<Difference> {
+    pub fn of(&self, suite: &str, setup: &Setup, place: Place) -> Vec<Difference> {
         let applies = |d: &&Difference| {
             d.suites.iter().any(|s| s == suite)
+                && (d.places.is_empty() || d.places.contains(&place))
                 && (d.setups.is_empty() || d.setups.iter().any(|name| name == setup.name))
         };
         self.differs.iter().filter(applies).cloned().collect()
@@ -189,10 +203,15 @@ reason = \"the client of the kernel does that\"
             name,
             options: Vec::new(),
         };
-        let listed = expected.of("own", &setup("x"));
+        let of = |suite, name| expected.of(suite, &setup(name), Place::Mount);
+        let listed = of("own", "x");
         assert_eq!(listed.len(), 1);
-        assert_eq!(expected.of("own", &setup("y")).len(), 0);
-        assert_eq!(expected.of("fsx", &setup("x")).len(), 0);
+        assert_eq!(of("own", "y").len(), 0);
+        assert_eq!(of("fsx", "x").len(), 0);
+        let elsewhere = LIST.replace("setups", "places = [\"guest\"]\nsetups");
+        let elsewhere = Expected::parse(&elsewhere).unwrap();
+        assert_eq!(elsewhere.of("own", &setup("x"), Place::Mount).len(), 0);
+        assert_eq!(elsewhere.of("own", &setup("x"), Place::Guest).len(), 1);
         let bare = outcomes(&[("one", "a x: 1\nb y: 2\n"), ("two", "ok")]);
         let as_listed = outcomes(&[("one", "a x: 1\nb y: 3\n"), ("two", "ok")]);
         assert_eq!(compare(&bare, &as_listed, &listed), []);

@@ -7,15 +7,18 @@
 //!   are silent about.
 //!
 //! The bare run comes first. Then each setup: `examples/ferryfs-mount` with its
-//! options, and the same suites on it.
+//! options, and the same suites on it; with `--guest` it is `ferryfsd`, and the suites
+//! run in a guest that has booted from it.
 
 mod expected;
+mod guest;
+mod runner;
 mod setups;
 mod suites;
 mod tools;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use crate::e2e::process::Process;
@@ -23,7 +26,9 @@ use crate::e2e::share::private_mounts;
 use crate::e2e::wait;
 use crate::fail::{need, Context, Fail, Result};
 use crate::{binaries, progress, workspace};
-use expected::Expected;
+use expected::{Expected, Place};
+use guest::Guests;
+use runner::Here;
 use setups::Setup;
 use suites::{Outcomes, Suite};
 use tools::Tools;
@@ -42,6 +47,11 @@ pub struct Args {
     /// Fewer setups, fewer random tests: under two minutes
     #[arg(long)]
     quick: bool,
+
+    /// Run the suites in a guest (Debian, made by debootstrap) whose root the file system
+    /// is, instead of on a mount
+    #[arg(long)]
+    guest: bool,
 
     /// Run this suite only: pjdfstest, fsx, own or own-user (repeatable)
     #[arg(long, value_name = "SUITE")]
@@ -68,6 +78,15 @@ struct Bench<'a> {
     tools: Tools,
     suites: Vec<Suite>,
     expected: Expected,
+    subject: Subject,
+}
+
+/// What is compared with the bare file system.
+enum Subject {
+    /// Mounts by this program.
+    Mount(PathBuf),
+    /// The roots of guests.
+    Guest(Guests),
 }
 
 /// What came of one setup.
@@ -80,7 +99,7 @@ struct Row {
 
 /// Runs them.
 pub fn run(args: &Args) -> Result<()> {
-    let chosen = setups::chosen(&args.filter, args.quick)?;
+    let chosen = setups::chosen(&args.filter, args.quick, args.guest)?;
     if args.list {
         for setup in chosen {
             println!("{:20} {}", setup.name, setup.options.join(" "));
@@ -90,23 +109,28 @@ pub fn run(args: &Args) -> Result<()> {
     need(rustix::process::geteuid().is_root(), || {
         "the suites change users and mount: they need root".into()
     })?;
-    need(Path::new("/dev/fuse").exists(), || {
+    need(args.guest || Path::new("/dev/fuse").exists(), || {
         "there is no /dev/fuse here; load the fuse module".into()
     })?;
     let dir = workspace::target()?.join("posix");
     std::fs::create_dir_all(&dir).context(dir.display())?;
     let tools = tools::find_or_install(&dir, &args.profile)?;
-    // Whatever goes wrong, no mount outlives this process.
-    need(private_mounts(), || {
-        "mounts of one's own are not permitted here".into()
-    })?;
-    let daemon = binaries::build("ferryfs-mount", &args.profile)?;
+    let subject = if args.guest {
+        Subject::Guest(Guests::prepare(&dir, &tools, &args.profile)?)
+    } else {
+        // Whatever goes wrong, no mount outlives this process.
+        need(private_mounts(), || {
+            "mounts of one's own are not permitted here".into()
+        })?;
+        Subject::Mount(binaries::build("ferryfs-mount", &args.profile)?)
+    };
     let bench = Bench {
         args,
         suites: suites::chosen(&args.suite)?,
         expected: Expected::read()?,
         dir,
         tools,
+        subject,
     };
     progress::step("the bare file system");
     let bare = bench.on_directory("bare")?;
@@ -115,7 +139,7 @@ pub fn run(args: &Args) -> Result<()> {
     for setup in &chosen {
         progress::subject(setup.name);
         let start = progress::seconds();
-        let suites = bench.compare(setup, &daemon, &bare)?;
+        let suites = bench.compare(setup, &bare)?;
         wrong += suites.iter().map(|(_, wrong)| wrong).sum::<usize>();
         rows.push(Row {
             setup: setup.name,
@@ -132,48 +156,46 @@ pub fn run(args: &Args) -> Result<()> {
     })
 }
 
-impl Bench<'_> {
-    /// Makes an empty directory where everybody may pass.
-    fn fresh(&self, name: &str) -> Result<PathBuf> {
-        let path = self.dir.join(name);
-        match std::fs::remove_dir_all(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(e).context(path.display())
-            }
-            _ => {}
+/// Makes an empty directory where everybody may pass.
+fn fresh(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(e).context(path.display())
         }
-        std::fs::create_dir(&path).context(path.display())?;
-        Ok(path)
+        _ => {}
     }
+    std::fs::create_dir(path).context(path.display())
+}
 
+impl Bench<'_> {
     /// The outcomes of all suites in a directory of the host.
     fn on_directory(&self, name: &str) -> Result<Vec<Outcomes>> {
-        let dir = self.fresh(name)?;
+        let dir = self.dir.join(name);
+        fresh(&dir)?;
         let outcomes = self.in_place(&dir, name);
         std::fs::remove_dir_all(&dir).context(dir.display())?;
         outcomes
     }
 
     fn in_place(&self, dir: &Path, name: &str) -> Result<Vec<Outcomes>> {
-        self.suites
-            .iter()
-            .map(|suite| {
-                progress::step(suite.name());
-                let log = self.dir.join(format!("{name}-{}.log", suite.name()));
-                suite.run(&self.tools, dir, &log, self.args.quick)
-            })
-            .collect()
+        let mut here = Here {
+            tools: &self.tools,
+            dir,
+            logs: self.dir.join(name),
+        };
+        let run = |suite: &Suite| {
+            progress::step(suite.name());
+            suite.make_dir(dir)?;
+            suite.run(&mut here, self.args.quick)
+        };
+        self.suites.iter().map(run).collect()
     }
 
-    /// Runs all suites on a mount; tests and unexpected differences, by suite.
-    fn compare(
-        &self,
-        setup: &Setup,
-        daemon: &Path,
-        bare: &[Outcomes],
-    ) -> Result<Vec<(usize, usize)>> {
-        let share = self.fresh("share")?;
-        let mountpoint = self.fresh("mount")?;
+    /// The outcomes of all suites on a mount.
+    fn on_mount(&self, setup: &Setup, daemon: &Path) -> Result<Vec<Outcomes>> {
+        let (share, mountpoint) = (self.dir.join("share"), self.dir.join("mount"));
+        fresh(&share)?;
+        fresh(&mountpoint)?;
         let log = self.dir.join(format!("{}.log", setup.name));
         let mut command = Command::new(daemon);
         command.args([&share, &mountpoint]).args(&setup.options);
@@ -183,10 +205,22 @@ impl Bench<'_> {
             .map_err(|e| Fail::new(format!("{e}\n{}", mounted.process.log_tail())))?;
         mounted.end()?;
         std::fs::remove_dir_all(&share).context(share.display())?;
+        Ok(outcomes)
+    }
+
+    /// Runs all suites with a setup; tests and unexpected differences, by suite.
+    fn compare(&self, setup: &Setup, bare: &[Outcomes]) -> Result<Vec<(usize, usize)>> {
+        let (outcomes, place) = match &self.subject {
+            Subject::Mount(daemon) => (self.on_mount(setup, daemon)?, Place::Mount),
+            Subject::Guest(guests) => {
+                let outcomes = guests.run(setup, &self.suites, self.args.quick)?;
+                (outcomes, Place::Guest)
+            }
+        };
         let compared = self.suites.iter().zip(bare).zip(&outcomes);
         Ok(compared
             .map(|((suite, bare), mount)| {
-                let listed = self.expected.of(suite.name(), setup);
+                let listed = self.expected.of(suite.name(), setup, place);
                 let findings = expected::compare(bare, mount, &listed);
                 for finding in &findings {
                     let text = finding.text(self.args.verbose);
@@ -196,6 +230,21 @@ impl Bench<'_> {
             })
             .collect())
     }
+}
+
+/// Whether a daemon has ended well, and had nothing to complain of.
+fn orderly(process: &Process, status: ExitStatus) -> Result<()> {
+    let name = process.name();
+    need(status.success(), || {
+        format!("{name} ended with {status}\n{}", process.log_tail())
+    })?;
+    let said = process.log();
+    let bad = said
+        .lines()
+        .find(|l| l.contains(" ERROR ") || l.contains("panicked"));
+    need(bad.is_none(), || {
+        format!("{name} complains: {}", bad.unwrap_or_default())
+    })
 }
 
 /// A mounted file system.
@@ -227,19 +276,7 @@ impl Mounted {
     fn end(&mut self) -> Result<()> {
         self.process.terminate()?;
         let status = self.process.wait_end(UNMOUNT)?;
-        need(status.success(), || {
-            format!(
-                "ferryfs-mount ended with {status}\n{}",
-                self.process.log_tail()
-            )
-        })?;
-        let said = self.process.log();
-        let bad = said
-            .lines()
-            .find(|l| l.contains(" ERROR ") || l.contains("panicked"));
-        need(bad.is_none(), || {
-            format!("ferryfs-mount complains: {}", bad.unwrap_or_default())
-        })
+        orderly(&self.process, status)
     }
 }
 

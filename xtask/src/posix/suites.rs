@@ -1,23 +1,14 @@
 //! The suites, each with its way of saying what came of its tests.
 
 use std::collections::BTreeMap;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
 
-use super::tools::Tools;
-use crate::e2e::process::Process;
+use super::runner::{Line, Runner, USER};
 use crate::fail::{need, Context, Fail, Result};
 
 /// What came of each test, by its name.
 pub type Outcomes = BTreeMap<String, String>;
 
-/// No suite takes as long, on any mount.
-const LIMIT: Duration = Duration::from_secs(900);
-/// Who the suites are when they are not root: nobody special, of a group of theirs.
-const USER: u32 = 2001;
-const GROUPS: [u32; 2] = [2001, 2100];
 /// Two users that every Debian has, for pjdfstest.
 const OTHERS: [(&str, &str); 2] = [("nobody", "nogroup"), ("daemon", "daemon")];
 /// Features that a file system may lack, and those of the hosts here do not.
@@ -92,34 +83,39 @@ impl Suite {
         }
     }
 
-    /// Runs it in a directory of its own in `dir`. All that it says goes to `log`.
-    pub fn run(self, tools: &Tools, dir: &Path, log: &Path, quick: bool) -> Result<Outcomes> {
+    /// Makes the directory that it runs in, in `dir`.
+    pub fn make_dir(self, dir: &Path) -> Result<()> {
         let dir = dir.join(self.name());
         std::fs::create_dir(&dir).context(dir.display())?;
+        match self {
+            Suite::OwnUser => {
+                std::os::unix::fs::chown(&dir, Some(USER), Some(USER)).context("chown")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs it where `runner` says, in the directory that [`Suite::make_dir`] has made.
+    pub fn run(self, runner: &mut dyn Runner, quick: bool) -> Result<Outcomes> {
         let said = match self {
             Suite::Pjdfstest => {
-                let config = log.with_extension("toml");
-                std::fs::write(&config, pjdfstest_config()).context(config.display())?;
-                let mut command = Command::new(&tools.pjdfstest);
-                command.arg("-c").arg(config).arg("-p").arg(&dir);
+                let config = runner.configure(self, &pjdfstest_config())?;
+                let mut line = Line::new(&runner.tools().pjdfstest);
+                line.args(["-c".as_ref(), config.as_os_str(), "-p".as_ref()]);
+                line.args([runner.dir(self)]);
                 // Differences of outcomes are looked at here, not its own judgement.
-                run(self, command, log)?.1
+                runner.run(self, line)?.1
             }
-            Suite::Fsx => return self.run_fsx(tools, &dir, log, quick),
+            Suite::Fsx => return self.run_fsx(runner, quick),
             Suite::Own | Suite::OwnUser => {
-                let mut command = Command::new(&tools.own);
+                let mut line = Line::new(&runner.tools().own);
                 if quick {
-                    command.arg("--quick");
+                    line.args(["--quick"]);
                 }
-                command.arg(&dir);
-                if self == Suite::OwnUser {
-                    std::os::unix::fs::chown(&dir, Some(USER), Some(USER)).context("chown")?;
-                    become_user(&mut command);
-                }
-                let (ended, said) = run(self, command, log)?;
-                need(ended, || {
-                    format!("{} failed; see {}", self.name(), log.display())
-                })?;
+                line.args([runner.dir(self)]);
+                line.as_user = self == Suite::OwnUser;
+                let (ended, said) = runner.run(self, line)?;
+                need(ended, || format!("{} failed: {said}", self.name()))?;
                 said
             }
         };
@@ -128,29 +124,26 @@ impl Suite {
             _ => parse_own(&said),
         };
         outcomes.ok_or_else(|| {
-            Fail::new(format!(
-                "{} did not come to its end; see {}",
-                self.name(),
-                log.display()
-            ))
+            let end = crate::command::tail(&said, 5);
+            Fail::new(format!("{} did not come to its end: {end}", self.name()))
         })
     }
 
-    fn run_fsx(self, tools: &Tools, dir: &Path, log: &Path, quick: bool) -> Result<Outcomes> {
-        let config = log.with_extension("toml");
-        std::fs::write(&config, FSX_CONFIG).context(config.display())?;
+    fn run_fsx(self, runner: &mut dyn Runner, quick: bool) -> Result<Outcomes> {
+        let config = runner.configure(self, FSX_CONFIG)?;
         let (runs, steps) = if quick { FSX_RUNS_IN_A_HURRY } else { FSX_RUNS };
         let mut outcomes = Outcomes::new();
         for seed in 1..=runs {
-            let mut command = Command::new(&tools.fsx);
-            command.args(["-S", &seed.to_string(), "-N", &steps.to_string()]);
-            command.arg("-f").arg(&config);
+            let mut line = Line::new(&runner.tools().fsx);
+            line.args(["-S", &seed.to_string(), "-N", &steps.to_string()]);
+            line.args(["-f".as_ref(), config.as_os_str()]);
             // Where what went wrong is left.
-            command
-                .arg("-P")
-                .arg(log.parent().unwrap_or(Path::new(".")));
-            command.arg(dir.join(format!("file-{seed}")));
-            let (ended, said) = run(self, command, log)?;
+            line.args([
+                "-P".as_ref(),
+                config.parent().unwrap_or(&config).as_os_str(),
+            ]);
+            line.args([runner.dir(self).join(format!("file-{seed}"))]);
+            let (ended, said) = runner.run(self, line)?;
             let outcome = match ended {
                 true => "ok".to_owned(),
                 false => format!("FAILED\n{said}"),
@@ -159,30 +152,6 @@ impl Suite {
         }
         Ok(outcomes)
     }
-}
-
-/// Runs a command; whether it succeeded, and what it said.
-fn run(suite: Suite, command: Command, log: &Path) -> Result<(bool, String)> {
-    let mut process = Process::start(suite.name(), command, log)?;
-    let status = process.wait_end(LIMIT)?;
-    Ok((status.success(), process.log()))
-}
-
-fn become_user(command: &mut Command) {
-    let become_it = || {
-        // SAFETY: the calls take an array that outlives them, and numbers.
-        let rc = unsafe {
-            libc::setgroups(GROUPS.len(), GROUPS.as_ptr())
-                | libc::setresgid(USER, USER, USER)
-                | libc::setresuid(USER, USER, USER)
-        };
-        match rc {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        }
-    };
-    // SAFETY: three system calls and no allocation, as is required after fork.
-    unsafe { command.pre_exec(become_it) };
 }
 
 fn pjdfstest_config() -> String {

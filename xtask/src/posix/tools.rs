@@ -8,6 +8,8 @@ use crate::{binaries, progress};
 
 const PJDFSTEST: &str = "0.2.2";
 const FSX: &str = "0.3.2";
+/// The suite of our own.
+pub const OWN: &str = "ferry-posix";
 
 /// Where they are.
 #[derive(Debug)]
@@ -25,7 +27,7 @@ pub fn find_or_install(dir: &Path, profile: &str) -> Result<Tools> {
     Ok(Tools {
         pjdfstest: install(dir, "pjdfstest", PJDFSTEST)?,
         fsx: install(dir, "fsx", FSX)?,
-        own: binaries::build("ferry-posix", profile)?,
+        own: binaries::build(OWN, profile)?,
     })
 }
 

@@ -135,7 +135,7 @@ fn add_backports(codename: &str) -> Result<()> {
 }
 
 /// Everything the machine has configured.
-fn configured() -> Vec<Source> {
+pub fn configured() -> Vec<Source> {
     let mut all = Vec::new();
     if let Ok(text) = std::fs::read_to_string("/etc/apt/sources.list") {
         all.extend(sources::parse_list(&text));

@@ -2,11 +2,14 @@
 //! there already. `setup-peers`: other projects' daemons, to be measured beside ours.
 
 mod apt;
+mod debian;
 mod kernel;
 mod peers;
 mod sources;
 
 use std::path::{Path, PathBuf};
+
+pub use debian::root as debian_root;
 
 use crate::command::{exists, Cmd};
 use crate::fail::{need, Fail, Result};

@@ -82,12 +82,17 @@ fn parse_line(line: &str) -> Option<Source> {
     })
 }
 
+/// Where the machine gets `codename` itself.
+pub fn of_release<'a>(codename: &str, sources: &'a [Source]) -> Option<&'a Source> {
+    sources
+        .iter()
+        .find(|s| s.suites.iter().any(|suite| suite == codename))
+}
+
 /// The deb822 text for the backports of `codename`, from where the machine gets
 /// `codename` itself.
 pub fn backports(codename: &str, sources: &[Source]) -> Option<String> {
-    let main = sources
-        .iter()
-        .find(|s| s.suites.iter().any(|suite| suite == codename))?;
+    let main = of_release(codename, sources)?;
     let mut text = format!(
         "Types: deb\nURIs: {}\nSuites: {codename}-backports\nComponents: main\n",
         main.uris.join(" ")

@@ -55,6 +55,10 @@ fn kinds(w: &mut World) {
             "",
             "btrfs.x",
         ] {
+            if what == "missing" && name.is_empty() {
+                // Which of two errors is found first, Linux 6.13 has changed.
+                continue;
+            }
             let path = || w.path(what);
             let set = fs::lsetxattr(path(), name, b"value", XattrFlags::empty());
             let (got, listed) = (get(path(), name), names(path()));
