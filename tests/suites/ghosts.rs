@@ -89,7 +89,7 @@ fn what_has_no_name_crosses_in_every_mode_and_format() {
             let cwd = guest.entry(made).expect("MKDIR").nodeid;
             let made = guest.mkdir(d, "open", 0o755);
             let listed = guest.entry(made).expect("MKDIR").nodeid;
-            let listing = guest.opendir(listed, 0);
+            let listing = guest.opendir(listed);
             let listing = guest.opened_dir(listed, listing).expect("OPENDIR");
             let flags = (libc::O_CREAT | libc::O_RDWR) as u32;
             let made = guest.create(d, "large", flags, 0o640);
