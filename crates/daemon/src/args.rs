@@ -88,6 +88,12 @@ pub struct ConnectionArgs {
           value_parser = clap::value_parser!(u16).range(1..=63))]
     pub request_queues: u16,
 
+    /// Microseconds for which a queue's thread looks for the next request before it sleeps, unless
+    /// it mostly does so in vain: less latency for more CPU time
+    #[arg(long, value_name = "N", default_value_t = 0,
+          value_parser = clap::value_parser!(u32).range(..=10_000))]
+    pub poll_us: u32,
+
     /// Accepted for older command lines: each request queue has a thread of its own
     #[arg(long, value_name = "N")]
     pub thread_pool_size: Option<u32>,

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ferryfs_core::migrate::MigrateFs;
 use ferryfs_core::passthrough::config::boot_id;
@@ -388,6 +389,7 @@ fn serve<F: MigrateFs>(
         DeviceConfig {
             tag: connection.tag.clone(),
             request_queues: connection.request_queues,
+            poll: Duration::from_micros(connection.poll_us.into()),
             on_disconnect: match connection.keep_state {
                 true => OnDisconnect::Keep,
                 false => OnDisconnect::Reset,

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ferryfs_core::service::{Crossing, Service, StandingRequest};
 use vhost::vhost_user::message::{
@@ -61,6 +62,10 @@ pub struct DeviceConfig {
     pub request_queues: u16,
     /// Largest size of a queue in descriptors, a power of two up to 32768.
     pub max_queue_size: u16,
+    /// How long a queue's thread looks for the next request before it sleeps, as long as
+    /// that is seldom in vain. With zero it is for as long as sleeping costs processor
+    /// time.
+    pub poll: Duration,
     /// Whether the device's state can cross, and which way.
     pub migration: MigrationType,
     /// Whether the state can be had on a control socket
@@ -80,6 +85,7 @@ impl Default for DeviceConfig {
             tag: None,
             request_queues: 1,
             max_queue_size: MAX_QUEUE_SIZE,
+            poll: Duration::ZERO,
             migration: MigrationType::Internal,
             control_socket: false,
             rfc_state_protocol: false,

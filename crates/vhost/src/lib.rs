@@ -25,10 +25,12 @@
 //! connection at worst.
 
 mod chain;
+mod coalesce;
 mod control;
 mod crossing;
 mod device;
 mod dirty_log;
+mod pace;
 mod precopy;
 mod private_socket;
 mod queue;

@@ -23,10 +23,13 @@ pub(crate) fn serve_queue<S: Service>(service: &S, vring: &Vring) {
         serve_again(service, vring, head);
     }
     let mut served = None;
+    let mut pace = vring.pace();
+    pace.wakes();
     loop {
         // Anew for each request: the front-end may have changed the memory map.
         let mem = vring.memory();
-        let Some(chain) = vring.advance(&mem, served.take()) else {
+        let Some(chain) = vring.advance(&mem, served.take(), &mut pace) else {
+            pace.sleeps();
             return;
         };
         let head = chain.head_index();

@@ -5,9 +5,11 @@ use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ferryfs_core::service::{Service, StandingRequest};
 
+use crate::coalesce::Alarm;
 use crate::vring::Vring;
 
 /// What a drain needs of the server, whatever its type.
@@ -42,15 +44,21 @@ pub(crate) struct RingControl {
     held: AtomicBool,
     /// A bit for each ring that is started and enabled.
     running: Mutex<u64>,
+    /// Wakes who looks after completions that are held back.
+    pub(crate) alarm: Alarm,
+    /// How long a ring's thread looks for a request before it sleeps, at least.
+    pub(crate) poll: Duration,
 }
 
 impl RingControl {
-    pub(crate) fn new(waiters: Arc<dyn Waiters>) -> Arc<RingControl> {
+    pub(crate) fn new(waiters: Arc<dyn Waiters>, poll: Duration) -> Arc<RingControl> {
         Arc::new(RingControl {
             waiters,
             interruptions: Mutex::new(0),
             held: AtomicBool::new(false),
             running: Mutex::new(0),
+            alarm: Alarm::default(),
+            poll,
         })
     }
 
@@ -174,6 +182,16 @@ impl Rings {
                 vring
             }
         })
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> &[Vring] {
+        &self.rings
+    }
+
+    /// See [`RingControl::alarm`].
+    pub(crate) fn alarm(&self) -> &Alarm {
+        &self.control.alarm
     }
 
     /// Tells ring `index` where its kicks are registered.

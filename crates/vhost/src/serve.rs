@@ -12,6 +12,7 @@ use vhost::vhost_user::{Error as VhostUserError, Listener};
 use vhost_user_backend::{Error as HandlerError, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
+use crate::coalesce::Keeper;
 use crate::device::Device;
 use crate::private_socket::listener_with_connection;
 use crate::relay::{relay, FrontDoor, Message, RelayEnd, HEADER_LEN};
@@ -157,7 +158,7 @@ pub fn serve_with_door<S: Service + Crossing>(
         Err(TryLockError::WouldBlock) => return Err(ServeError::Busy),
     };
     device.prepare().map_err(ServeError::Prepare)?;
-    let control = RingControl::new(Arc::clone(device.service()) as _);
+    let control = RingControl::new(Arc::clone(device.service()) as _, device.config().poll);
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let (rings, daemon) = Rings::collect(control, || {
         VhostUserDaemon::new("vhost-user".into(), Arc::clone(device), memory)
@@ -168,8 +169,14 @@ pub fn serve_with_door<S: Service + Crossing>(
     })?;
     let rings = Arc::new(rings);
 
+    let mut keeper = None;
     let mut last_request = 0;
-    let started = start_handler(device, &mut daemon, &rings);
+    let started = Keeper::start(&rings)
+        .map_err(ServeError::Prepare)
+        .and_then(|started| {
+            keeper = Some(started);
+            start_handler(device, &mut daemon, &rings)
+        });
     let relayed = started.and_then(|handler| {
         let end = relay(&front, &handler, door, stop, &mut last_request, || {
             // The message handler may be waiting for a transfer that ends with this only.
@@ -183,6 +190,7 @@ pub fn serve_with_door<S: Service + Crossing>(
     });
     let handled = daemon.wait();
     rings.stop_all();
+    drop(keeper);
     // Joins the queues' threads.
     drop(daemon);
     let ran = rings.have_run();

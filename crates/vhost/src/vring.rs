@@ -16,15 +16,17 @@ mod messages;
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use vhost_user_backend::{VringMutex, VringStateMutGuard, VringT};
 use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::chain::Table;
+use crate::coalesce::Untold;
 use crate::dirty_log::LogBitmap;
+use crate::pace::Pace;
 use crate::rings::RingControl;
 use crate::standing::{How, Standing};
 
@@ -37,6 +39,12 @@ pub type Mem = GuestMemoryAtomic<GuestMem>;
 /// How long a drain waits for the request in service before waiting requests are
 /// told to give up: a request that ends by itself should not see `EINTR`.
 const DRAIN_GRACE: Duration = Duration::from_millis(10);
+
+/// Requests that keep a ring's thread busy while its driver wakes up.
+const ENOUGH_LEFT: u16 = 4;
+
+/// How often a thread that looks for a request pauses between looks.
+const PAUSES: u32 = 4;
 
 /// `VRING_AVAIL_F_NO_INTERRUPT`: the driver polls its used ring.
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
@@ -68,6 +76,8 @@ struct Ring {
     /// It was started and enabled at some time.
     ran: AtomicBool,
     standing: Standing,
+    untold: Untold,
+    pace: Mutex<Pace>,
     /// Whether the ring runs, or ran and was not stopped, so that its indices are its
     /// own business.
     in_use: AtomicBool,
@@ -118,6 +128,14 @@ impl Vring {
     pub(crate) fn table(&self) -> Table {
         let state = self.inner.get_ref();
         table_of(state.get_queue())
+    }
+
+    /// What its thread, and nobody else, remembers.
+    pub(crate) fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.ring
+            .pace
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its requests that stand over.
@@ -242,29 +260,32 @@ impl Vring {
         }
     }
 
-    /// Completes `served`, tells the driver if it wants to know, and takes the next
-    /// request; `None` when there is none, or none may be taken. The driver will
-    /// then kick for the next.
+    /// Completes `served`, and takes the next request; `None` when there is none, or none
+    /// may be taken. The driver will then kick for the next.
     ///
-    /// A completion is published and signalled at once, never held back for the
-    /// sake of a batch: the next request may wait for something that only this
-    /// completion brings about. Suppression is the driver's, by `used_event`.
+    /// The driver is told of the completion, if it wants to know, at once or a little
+    /// later: see [`crate::coalesce`].
     pub(crate) fn advance<'m>(
         &self,
         mem: &'m GuestMem,
         served: Option<Served>,
+        pace: &mut Pace,
     ) -> Option<DescriptorChain<&'m GuestMem>> {
         let mut state = self.inner.get_mut();
         if let Some(served) = served {
-            self.publish(&mut state, mem, served);
+            self.put_used(&mut state, mem, served);
         }
         let mut looked_again = false;
+        let mut looked = false;
         while self.may_take(state.is_enabled(), state.get_queue()) {
             let queue = state.get_queue_mut();
             match queue.iter(mem) {
                 Ok(mut offered) => {
                     if let Some(chain) = offered.next() {
                         self.ring.busy.store(true, Ordering::SeqCst);
+                        if self.ring.untold.any() && !self.holds_back(&state, mem, pace) {
+                            self.tell(&mut state, mem);
+                        }
                         return Some(chain);
                     }
                 }
@@ -273,7 +294,19 @@ impl Vring {
                     break;
                 }
             }
-            match queue.enable_notification(mem) {
+            // Before the look that finds what the driver adds when it is told.
+            self.tell(&mut state, mem);
+            if !looked {
+                looked = true;
+                if let Some(longest) = pace.look(self.poll()) {
+                    drop(state);
+                    let found = self.look(mem, longest);
+                    pace.looked(found);
+                    state = self.inner.get_mut();
+                    continue;
+                }
+            }
+            match state.get_queue_mut().enable_notification(mem) {
                 Ok(false) => break,
                 Ok(true) if looked_again => {
                     // Something is said to be there, but nothing can be taken.
@@ -287,6 +320,7 @@ impl Vring {
                 }
             }
         }
+        self.tell(&mut state, mem);
         self.ring.busy.store(false, Ordering::SeqCst);
         drop(state);
         if self.ring.draining.load(Ordering::SeqCst) {
@@ -300,22 +334,44 @@ impl Vring {
         None
     }
 
-    /// Puts a completion into the used ring, and tells the driver if it wants to know.
-    fn publish(&self, state: &mut State<'_>, mem: &GuestMem, served: Served) {
-        let queue = state.get_queue_mut();
-        let told = queue
-            .add_used(mem, served.head, served.len)
-            .and_then(|()| wants_interrupt(queue, mem));
-        match told {
-            Ok(true) => {
-                if let Err(e) = state.signal_used_queue() {
-                    log::warn!(
-                        "queue {}: failed to signal the driver: {e}",
-                        self.ring.index
-                    );
+    /// Looks at the ring until there is a request, or it may not be taken any more, for
+    /// no longer than `longest`; whether there is one.
+    fn look(&self, mem: &GuestMem, longest: Duration) -> bool {
+        let start = Instant::now();
+        loop {
+            {
+                let state = self.inner.get_ref();
+                let queue = state.get_queue();
+                if !self.may_take(state.is_enabled(), queue) {
+                    return false;
+                }
+                match queue.avail_idx(mem, Ordering::Relaxed) {
+                    Ok(index) if index.0 == queue.next_avail() => {}
+                    // The caller meets the error.
+                    _ => return true,
                 }
             }
-            Ok(false) => {}
+            // Not all the time: whoever stops the ring needs the lock.
+            for _ in 0..PAUSES {
+                std::hint::spin_loop();
+            }
+            if start.elapsed() >= longest {
+                return false;
+            }
+        }
+    }
+
+    /// Puts a completion into the used ring, and tells the driver if it wants to know.
+    fn publish(&self, state: &mut State<'_>, mem: &GuestMem, served: Served) {
+        self.put_used(state, mem, served);
+        self.tell(state, mem);
+    }
+
+    /// Puts a completion into the used ring.
+    fn put_used(&self, state: &mut State<'_>, mem: &GuestMem, served: Served) {
+        let queue = state.get_queue_mut();
+        match queue.add_used(mem, served.head, served.len) {
+            Ok(()) => self.ring.untold.add(),
             Err(QueueError::InvalidDescriptorIndex) => {
                 if self.may_complain() {
                     log::warn!(
@@ -327,6 +383,66 @@ impl Vring {
             }
             Err(e) => self.fault(&e),
         }
+    }
+
+    /// Tells the driver of what is in the used ring, if it has not been told and wants to
+    /// know.
+    fn tell(&self, state: &mut State<'_>, mem: &GuestMem) {
+        if !self.ring.untold.take() {
+            return;
+        }
+        match wants_interrupt(state.get_queue_mut(), mem) {
+            Ok(true) => {
+                if let Err(e) = state.signal_used_queue() {
+                    log::warn!(
+                        "queue {}: failed to signal the driver: {e}",
+                        self.ring.index
+                    );
+                }
+            }
+            Ok(false) => {}
+            Err(e) => self.fault(&e),
+        }
+    }
+
+    /// Whether what is untold is left so while the request that was taken last is served.
+    fn holds_back(&self, state: &State<'_>, mem: &GuestMem, pace: &mut Pace) -> bool {
+        let queue = state.get_queue();
+        let offered = queue.avail_idx(mem, Ordering::Relaxed);
+        let more = offered.map_or(0, |index| index.0.wrapping_sub(queue.next_avail()));
+        let looked_after = || self.ring.control.as_ref().is_some_and(|c| c.alarm.raise());
+        more >= ENOUGH_LEFT && !pace.tells() && looked_after()
+    }
+
+    /// For how long the configuration asks to look for a request.
+    fn poll(&self) -> Duration {
+        let control = self.ring.control.as_ref();
+        control.map_or(Duration::ZERO, |control| control.poll)
+    }
+
+    /// Tells the driver of what was untold already when `seen` was: the number of its
+    /// batch, which is replaced by the one that is seen now. Whether it has changed, or
+    /// something is untold.
+    pub(crate) fn tell_overdue(&self, seen: &mut u32) -> bool {
+        let untold = &self.ring.untold;
+        let batch = untold.batch();
+        if std::mem::replace(seen, batch) != batch {
+            return true;
+        }
+        if !untold.any() {
+            return false;
+        }
+        let mut state = self.inner.get_mut();
+        if untold.batch() == batch {
+            let mem = self.mem.memory();
+            self.tell(&mut state, &mem);
+        }
+        true
+    }
+
+    /// Whether there is something in the used ring of which the driver was not told.
+    pub(crate) fn is_untold(&self) -> bool {
+        self.ring.untold.any()
     }
 
     fn may_take(&self, enabled: bool, queue: &Queue) -> bool {
