@@ -7,6 +7,7 @@
 pub mod expectation;
 pub mod extents;
 pub mod fixture;
+pub mod meddling;
 pub mod pattern;
 pub mod records;
 pub mod text;

@@ -1,5 +1,6 @@
 //! The daemon under test: ferryfsd, or stock virtiofsd for comparison.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -13,6 +14,9 @@ use crate::fail::{need, Fail, Result};
 const START: Duration = Duration::from_secs(20);
 /// From the end of its front-end to its own.
 const END: Duration = Duration::from_secs(20);
+
+/// Who runs daemons without privileges, and whose the share is then.
+pub const NOBODY: u32 = 65534;
 
 /// Which daemon it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +81,9 @@ pub struct Setup {
     pub options: &'static [&'static str],
     /// How the state comes and goes.
     pub state_by: StateBy,
+    /// Whether it is run by this process' user; otherwise, where that is root, by one who
+    /// may do nothing.
+    pub privileged: bool,
 }
 
 /// A running daemon.
@@ -102,6 +109,9 @@ impl Daemon {
         command.args(["--migration-mode", setup.mode.name()]);
         // Each mode with the kind of inodes that stands to lose most by it.
         command.arg(format!("--inode-file-handles={}", setup.mode.inodes()));
+        if !setup.privileged && rustix::process::geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
         if setup.writeback {
             command.arg("--writeback");
         }

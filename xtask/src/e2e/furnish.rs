@@ -101,6 +101,15 @@ impl Furniture {
         btrfs(&["qgroup", "limit", &quota], &limited)
     }
 
+    /// Gives the share at `root` to `user`, where this process may; otherwise it is its
+    /// own user's anyway.
+    pub fn given_away(&mut self, root: &Path, user: u32) -> Result<()> {
+        if rustix::process::geteuid().is_root() {
+            chown(root, Some(user), Some(user)).context(root.display())?;
+        }
+        Ok(())
+    }
+
     /// Gives what a guest with translated ids works in to whom it belongs.
     pub fn translated(&mut self, root: &Path) -> Result<()> {
         let dir = root.join(fixture::TRANSLATED);

@@ -300,6 +300,9 @@ impl SocketDir {
         let dir = std::env::temp_dir().join(own);
         clear(&dir)?;
         std::fs::create_dir(&dir).context(dir.display())?;
+        // Also for daemons that are run by others.
+        let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(&dir, all).context(dir.display())?;
         Ok(Self(dir))
     }
 }

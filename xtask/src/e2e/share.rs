@@ -6,6 +6,7 @@ use ferry_guest::{fixture, Expectation};
 use rustix::mount::{mount_change, MountPropagationFlags};
 use rustix::thread::UnshareFlags;
 
+use super::daemon::NOBODY;
 use super::furnish::Furniture;
 use super::scenario::{Journey, Scenario, Work};
 use crate::fail::{need, Context, Result};
@@ -62,6 +63,10 @@ impl Share {
             Work::Ids if rustix::process::geteuid().is_root() => furniture.translated(path)?,
             Work::Ids => furniture.without(&["ids"], "only root can give files to others"),
             Work::Descriptors => {}
+            Work::Meddled if scenario.journey == Journey::Unprivileged => {
+                furniture.given_away(path, NOBODY)?;
+            }
+            Work::Meddled => {}
         }
         Ok(())
     }

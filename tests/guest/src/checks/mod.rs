@@ -13,6 +13,7 @@ mod long_path;
 mod made_at;
 mod many_open;
 mod mapping;
+mod meddled;
 mod mode_zero;
 mod names;
 mod program;
@@ -20,6 +21,7 @@ mod renames;
 mod shell;
 mod specials;
 mod submount;
+mod unlinked;
 mod writer;
 mod xattrs;
 
@@ -63,6 +65,7 @@ const CORE: Set = &[
     ("xattr", xattrs::prepare),
     ("made-at", made_at::prepare),
     ("locks", locks::prepare),
+    ("unlinked", unlinked::prepare),
     ("groups", groups::prepare),
     ("renames", renames::prepare),
     ("writer", writer::prepare),
@@ -88,12 +91,20 @@ const IDS: Set = &[("ids", features::ids::prepare)];
 /// With a daemon that may have few descriptors.
 const DESCRIPTORS: Set = &[("descriptors", features::descriptors::prepare)];
 
+/// What others on the host have a hand in.
+const MEDDLED: Set = &[
+    ("meddled", meddled::prepare),
+    ("unlinked", unlinked::prepare),
+    ("cwd", cwd::prepare),
+];
+
 /// Which checks belong together.
-pub const SETS: [(&str, Set); 4] = [
+pub const SETS: [(&str, Set); 5] = [
     ("core", CORE),
     ("features", FEATURES),
     ("ids", IDS),
     ("descriptors", DESCRIPTORS),
+    ("meddled", MEDDLED),
 ];
 
 /// The check of this name.

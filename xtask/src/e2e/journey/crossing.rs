@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ferry_guest::meddling;
 use serde_json::json;
 
 use super::super::daemon::{Daemon, Kind, Setup};
@@ -11,7 +12,7 @@ use super::super::scenario::Mode;
 use super::super::vm::{file_uri, socket_uri, Start, CRAWL, FULL_SPEED};
 use super::super::wait;
 use super::{Journeying, Living, END};
-use crate::fail::{need, Fail, Result};
+use crate::fail::{need, Context, Fail, Result};
 use crate::progress::step;
 
 pub(super) const MIGRATION: Duration = Duration::from_secs(120);
@@ -128,6 +129,18 @@ impl Journeying<'_> {
         self.note_state(&source.daemon);
         Self::end(source)?;
         self.verify(living, &format!("after crossing {n}"))
+    }
+
+    /// To another daemon, while others are busy with what is open; and on from there, to
+    /// see that all of it has been found.
+    pub(super) fn meddled(&mut self, living: &mut Living) -> Result<()> {
+        let share = self.run.share.path().to_owned();
+        let mut meddle = || {
+            step("rename, replace and remove on the host");
+            meddling::meddle(&share).context("meddle with the share")
+        };
+        self.hop_with(living, Some(&mut meddle))?;
+        self.hop(living)
     }
 
     /// Nearly to another daemon.

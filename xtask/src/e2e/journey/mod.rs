@@ -145,6 +145,7 @@ impl Journeying<'_> {
                 self.refused(living)?;
                 self.hop(living)?;
             }
+            Journey::Meddled | Journey::Unprivileged => self.meddled(living)?,
             // Has a way of its own.
             Journey::TwoGuests => {}
             Journey::Remounts => {
@@ -169,6 +170,7 @@ impl Journeying<'_> {
                 Journey::External => StateBy::ControlSocket,
                 _ => StateBy::Vmm,
             },
+            privileged: self.run.scenario.journey != Journey::Unprivileged,
         }
     }
 
