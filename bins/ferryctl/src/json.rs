@@ -177,7 +177,7 @@ pub fn ghost(g: &Ghost) -> Value {
         .map(|x| (name(&x.name), json!(hex(&x.value))))
         .collect();
     json!({
-        "record": "ghost", "inode": g.inode, "directory": g.directory,
+        "record": "ghost", "inode": g.inode, "directory": g.directory, "number": g.number,
         "mode": format!("{:#o}", g.mode), "uid": g.uid, "gid": g.gid,
         "device": format!("{:#x}", g.device), "size": g.size,
         "accessed": time(g.accessed), "modified": time(g.modified),

@@ -201,6 +201,7 @@ const GHOST: RecordSchema = record(
     &[
         field("inode", "u64"),
         field("directory", "u64"),
+        field("number", "u64"),
         field("mode", "u32"),
         field("uid", "u32"),
         field("gid", "u32"),

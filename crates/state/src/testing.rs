@@ -220,6 +220,7 @@ pub fn sample_v3() -> State {
     let plain = Ghost {
         inode: 10,
         directory: 2,
+        number: 8_450_114,
         mode: 0o1755,
         uid: 1000,
         gid: 100,
@@ -651,6 +652,7 @@ fn add_ghosts(fs: &mut FsState, seeds: Vec<GhostSeed>) {
         fs.ghosts.push(Ghost {
             inode: inode.id,
             directory: ROOT_ID,
+            number: u64::from(owner) << 20,
             mode,
             uid: owner,
             gid: !owner,

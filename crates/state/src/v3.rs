@@ -42,6 +42,8 @@ pub struct Ghost {
     pub inode: u64,
     /// Nodeid of a directory of this stream that lies on the same file system.
     pub directory: u64,
+    /// `st_ino`, as the guest knows it: the object that is made again has another one.
+    pub number: u64,
     /// Permissions: `st_mode` without its file type, which the inode's record has.
     pub mode: u32,
     /// The owner, as the source's host has it.

@@ -284,7 +284,7 @@ fn sections_of_version_3_made_by_hand_from_the_description_are_read() {
     // The sample's lost inode is a fifo.
     let times = ((-2i64, 7u32), (1i64, 999_999_999u32));
     let (target, xattrs): (&[u8], &[(&[u8], &[u8])]) = (&[], &[]);
-    let numbers = (8u64, 2u64, 0o600u32, 1000u32, 100u32, 0u64, 0u64);
+    let numbers = (8u64, 2u64, 77u64, 0o600u32, 1000u32, 100u32, 0u64, 0u64);
     let mut ghosts = Vec::new();
     Postcard
         .encode(&[(numbers, times, target, false, xattrs)][..], &mut ghosts)
@@ -294,7 +294,7 @@ fn sections_of_version_3_made_by_hand_from_the_description_are_read() {
     let (_, state) = decode(&stream).unwrap();
     let ghost = &state.fs.ghosts[0];
     assert_eq!((ghost.inode, ghost.directory, ghost.mode), (8, 2, 0o600));
-    assert_eq!((ghost.uid, ghost.gid), (1000, 100));
+    assert_eq!((ghost.number, ghost.uid, ghost.gid), (77, 1000, 100));
     assert_eq!(
         (ghost.accessed.seconds, ghost.accessed.nanoseconds),
         (-2, 7)

@@ -90,15 +90,19 @@ impl Passthrough {
         attr
     }
 
-    fn attr_reply(&self, fd: BorrowedFd<'_>) -> FsResult<AttrReply> {
+    fn attr_reply(&self, node: NodeId, fd: BorrowedFd<'_>) -> FsResult<AttrReply> {
+        let mut attr = self.attr(&sys::statx(fd)?, 0);
+        if let Some(number) = self.ghosts.number(node) {
+            attr.ino = number;
+        }
         Ok(AttrReply {
-            attr: self.attr(&sys::statx(fd)?, 0),
+            attr,
             timeout: self.config.cache.timeout(),
         })
     }
 
     pub(super) fn do_getattr(&self, node: NodeId, handle: Option<HandleId>) -> FsResult<AttrReply> {
-        self.with_object(node, handle, |fd| self.attr_reply(fd))
+        self.with_object(node, handle, |fd| self.attr_reply(node, fd))
     }
 
     pub(super) fn do_statx(
@@ -114,9 +118,12 @@ impl Passthrough {
         let mask = StatxFlags::from_bits_truncate(mask) & StatxFlags::BTIME;
         let wanted = StatxFlags::BASIC_STATS | mask;
         self.with_object(node, handle, |fd| {
-            let stx = sys::statx_with(fd, flags, wanted)?;
+            let mut stat = self.statx_of(&sys::statx_with(fd, flags, wanted)?);
+            if let Some(number) = self.ghosts.number(node) {
+                stat.ino = number;
+            }
             Ok(StatxReply {
-                stat: self.statx_of(&stx),
+                stat,
                 timeout: self.config.cache.timeout(),
             })
         })
@@ -183,7 +190,7 @@ impl Passthrough {
             if set.atime.is_some() || set.mtime.is_some() {
                 sys::utimens(self.proc_self_fd(), fd, &times)?;
             }
-            self.attr_reply(fd)
+            self.attr_reply(node, fd)
         })
     }
 

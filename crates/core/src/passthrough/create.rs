@@ -182,7 +182,7 @@ impl Passthrough {
             dir.as_fd(),
             new_name.as_c_str(),
         )?;
-        self.ghosts.not_linkable(node);
+        self.ghosts.linked(node);
         let stx = sys::statx(fd.as_fd())?;
         if !self.inodes.acquire_again(&inode) {
             // Forgotten while it was being linked: no guest in its right mind.

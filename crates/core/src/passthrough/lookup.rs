@@ -159,10 +159,14 @@ impl Passthrough {
             });
         let flags = if submount { abi::FUSE_ATTR_SUBMOUNT } else { 0 };
         let timeout = self.config.cache.timeout();
+        let mut attr = self.attr(stx, flags);
+        if let Some(number) = self.ghosts.number(inode.id()) {
+            attr.ino = number;
+        }
         Entry {
             node: inode.id(),
             generation: 0,
-            attr: self.attr(stx, flags),
+            attr,
             entry_timeout: timeout,
             attr_timeout: timeout,
         }

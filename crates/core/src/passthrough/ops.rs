@@ -1,7 +1,6 @@
 //! [`FileSystem`] for [`Passthrough`]: the session, and each operation handed to
 //! where it is done.
 
-use std::collections::HashSet;
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -223,7 +222,7 @@ impl FileSystem for Passthrough {
         self.inodes.clear();
         self.names.clear();
         self.kept_fds.clear();
-        self.ghosts.set_linkable(HashSet::new());
+        self.ghosts.set(Default::default());
         self.session.store(0, Ordering::Relaxed);
     }
 
@@ -253,8 +252,8 @@ impl FileSystem for Passthrough {
         if self.locks.any() && self.inodes.get(node).is_none() {
             self.locks.forget(node);
         }
-        if self.ghosts.has_linkable() && self.inodes.get(node).is_none() {
-            self.ghosts.not_linkable(node);
+        if self.ghosts.any() && self.inodes.get(node).is_none() {
+            self.ghosts.forget(node);
         }
     }
 

@@ -17,7 +17,7 @@ use super::super::locks::Planned;
 use super::super::lookup::{links_of, Object};
 use super::super::names::Names;
 use super::super::{sys, Passthrough};
-use super::ghost::make;
+use super::ghost::Known;
 use super::identity::{Comparer, Unfit};
 use super::lazy::{self, Later};
 use crate::errno::{Errno, FsResult};
@@ -40,7 +40,7 @@ pub struct Plan {
     names: Names,
     handles: Handles,
     locks: Planned,
-    linkable: HashSet<NodeId>,
+    known: Known,
     faulted: u64,
 }
 
@@ -52,7 +52,7 @@ pub(super) fn apply(fs: &Passthrough, plan: Plan) -> u64 {
     fs.names.replace_with(plan.names);
     fs.inodes.replace_with(plan.inodes);
     fs.locks.replace_with(plan.locks);
-    fs.ghosts.set_linkable(plan.linkable);
+    fs.ghosts.set(plan.known);
     if let Some(later) = plan.later {
         fs.unlocated.set(fs, later);
     }
@@ -109,7 +109,7 @@ pub(super) fn plan(
     Ok(Plan {
         later,
         locks,
-        linkable: make::linkable(&state.ghosts),
+        known: Known::of(&state.ghosts),
         faulted: errors.len() as u64,
         inodes,
         names,

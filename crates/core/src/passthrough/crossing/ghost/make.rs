@@ -1,6 +1,5 @@
 //! Destination side: unlinked objects made again.
 
-use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -184,12 +183,4 @@ pub(in super::super) fn remedy(errno: Errno) -> &'static str {
         }
         _ => "",
     }
-}
-
-/// Which of `ghosts` may be given a name.
-pub(in super::super) fn linkable(ghosts: &[Ghost]) -> HashSet<crate::types::NodeId> {
-    let linkable = ghosts.iter().filter(|ghost| ghost.linkable);
-    linkable
-        .map(|ghost| crate::types::NodeId(ghost.inode))
-        .collect()
 }

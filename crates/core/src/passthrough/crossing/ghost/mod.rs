@@ -22,6 +22,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use ferryfs_state::Ghost;
+
 use crate::types::NodeId;
 
 /// What `--ghost-limit` is if nobody says.
@@ -31,7 +33,33 @@ pub const DEFAULT_LIMIT: u64 = 64 << 20;
 #[derive(Default)]
 pub(in super::super) struct Ghosts {
     pub(super) watch: Watch,
-    linkable: Linkable,
+    /// Whether there is anything in `known`.
+    any: AtomicBool,
+    known: Mutex<Known>,
+}
+
+/// What nothing on the host tells of an object without a name.
+#[derive(Default)]
+pub(in super::super) struct Known {
+    /// Inodes that were made with `O_TMPFILE` and may be linked.
+    linkable: HashSet<NodeId>,
+    /// The `st_ino` that the guest knows of those that have been made again.
+    numbers: HashMap<NodeId, u64>,
+}
+
+impl Known {
+    /// Of what a state brings.
+    pub(super) fn of(ghosts: &[Ghost]) -> Known {
+        let node = |ghost: &Ghost| NodeId(ghost.inode);
+        let linkable = ghosts.iter().filter(|ghost| ghost.linkable);
+        Known {
+            linkable: linkable.map(node).collect(),
+            numbers: ghosts
+                .iter()
+                .map(|ghost| (node(ghost), ghost.number))
+                .collect(),
+        }
+    }
 }
 
 impl Ghosts {
@@ -43,51 +71,60 @@ impl Ghosts {
         }
     }
 
+    fn change(&self, change: impl FnOnce(&mut Known)) {
+        let mut known = lock(&self.known);
+        change(&mut known);
+        let any = !known.linkable.is_empty() || !known.numbers.is_empty();
+        self.any.store(any, Ordering::Release);
+    }
+
+    /// Whether anything is known of any inode.
+    #[inline]
+    pub(in super::super) fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
     /// `node` has been made without a name, and may be given one.
     pub(in super::super) fn add_linkable(&self, node: NodeId) {
-        self.linkable.change(|set| {
-            set.insert(node);
+        self.change(|known| {
+            known.linkable.insert(node);
         });
     }
 
-    /// `node` has been given a name, or is forgotten.
-    pub(in super::super) fn not_linkable(&self, node: NodeId) {
-        if self.has_linkable() {
-            self.linkable.change(|set| {
-                set.remove(&node);
+    /// `node` has been given a name.
+    pub(in super::super) fn linked(&self, node: NodeId) {
+        if self.any() {
+            self.change(|known| {
+                known.linkable.remove(&node);
             });
         }
     }
 
-    /// Whether anything may be given its first name.
-    pub(in super::super) fn has_linkable(&self) -> bool {
-        self.linkable.any.load(Ordering::Acquire)
+    /// The guest knows `node` no more.
+    pub(in super::super) fn forget(&self, node: NodeId) {
+        self.change(|known| {
+            known.linkable.remove(&node);
+            known.numbers.remove(&node);
+        });
     }
 
     /// Whether `node` never had a name and may be given one.
     pub(super) fn is_linkable(&self, node: NodeId) -> bool {
-        self.has_linkable() && lock(&self.linkable.nodes).contains(&node)
+        self.any() && lock(&self.known).linkable.contains(&node)
     }
 
-    /// Forgets what an earlier guest had, and knows `nodes` as linkable.
-    pub(in super::super) fn set_linkable(&self, nodes: HashSet<NodeId>) {
-        self.linkable.change(|set| *set = nodes);
+    /// The `st_ino` that the guest knows of `node`, where it is not that on the host.
+    #[inline]
+    pub(in super::super) fn number(&self, node: NodeId) -> Option<u64> {
+        match self.any() {
+            true => lock(&self.known).numbers.get(&node).copied(),
+            false => None,
+        }
     }
-}
 
-/// Inodes that were made with `O_TMPFILE` and may be linked, which nothing on the host
-/// tells of a file.
-#[derive(Default)]
-struct Linkable {
-    any: AtomicBool,
-    nodes: Mutex<HashSet<NodeId>>,
-}
-
-impl Linkable {
-    fn change(&self, change: impl FnOnce(&mut HashSet<NodeId>)) {
-        let mut nodes = lock(&self.nodes);
-        change(&mut nodes);
-        self.any.store(!nodes.is_empty(), Ordering::Release);
+    /// Knows what a state has brought, and nothing of an earlier guest's.
+    pub(in super::super) fn set(&self, new: Known) {
+        self.change(|known| *known = new);
     }
 }
 

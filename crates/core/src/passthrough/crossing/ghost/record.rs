@@ -99,6 +99,7 @@ impl Passthrough {
         Ok(Ghost {
             inode: inode.id().0,
             directory,
+            number: self.ghosts.number(inode.id()).unwrap_or(stx.stx_ino),
             mode: u32::from(stx.stx_mode) & 0o7777,
             uid: stx.stx_uid,
             gid: stx.stx_gid,

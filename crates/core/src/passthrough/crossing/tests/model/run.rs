@@ -41,6 +41,8 @@ pub(super) struct Machine {
     made: u32,
     /// What others did behind the stopped guest's back, and precopy may not have seen.
     behind: bool,
+    /// Inode numbers as the guest has first seen them.
+    numbers: BTreeMap<u64, u64>,
     /// What has happened, for whoever reads a failure.
     log: Vec<String>,
 }
@@ -77,6 +79,7 @@ impl Machine {
             open: Vec::new(),
             made: 0,
             behind: false,
+            numbers: BTreeMap::new(),
             log: Vec::new(),
         }
     }
@@ -718,6 +721,12 @@ impl Machine {
                 Err(Errno::ESTALE) if object.weak && !self.is_open(id) => continue,
                 Err(e) => return Err(format!("{place}: inode {node} (object {id}): {e}")),
             };
+            let number = *self.numbers.entry(node.0).or_insert(attr.ino);
+            must!(
+                number == attr.ino,
+                "{place}: inode {node} has number {}, and had {number}",
+                attr.ino
+            );
             let kind = match &object.what {
                 What::File(_) => libc::S_IFREG,
                 What::Dir(_) => libc::S_IFDIR,
