@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use ferry_guest::{fixture, Expectation, MOUNT, READY, TAG};
 
+use crate::census;
 use crate::checks::{self, Live};
 use crate::programs::Programs;
 use crate::rival::Rival;
@@ -117,6 +118,8 @@ impl Agent {
             }
             "start" => self.programs.start(arg).map(|()| String::new()),
             "ended" => self.programs.ended(arg),
+            "clock" => sys::set_clock(arg).map(|()| String::new()),
+            "census" => census::run(arg),
             "lock" => self.rival.run(arg),
             "churn" => churn().map(|()| String::new()),
             "sh" => shell(arg),

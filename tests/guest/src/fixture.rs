@@ -15,6 +15,8 @@ pub const ENTRIES: usize = 3_000;
 pub const OPEN_FILES: usize = 2_000;
 /// Directory on which the host mounts another file system, where it may.
 pub const SUBMOUNT: &str = "fixture/submount";
+/// Directory for as many files as a run is to count.
+pub const CENSUS: &str = "census";
 /// File whose parts two guests lock.
 pub const CONTESTED: &str = "fixture/contested";
 /// File with a number that two guests add to, under a lock of it.

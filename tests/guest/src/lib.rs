@@ -4,6 +4,7 @@
 //! The contents are functions of a name and a number, so that neither side has
 //! to send the other any: each computes what must be there.
 
+pub mod count;
 pub mod expectation;
 pub mod extents;
 pub mod fixture;

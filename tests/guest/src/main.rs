@@ -6,6 +6,7 @@
 //! the share.
 
 mod agent;
+mod census;
 mod checks;
 mod init;
 mod program;

@@ -154,6 +154,19 @@ pub fn need_error<T>(
     }
 }
 
+/// Sets the clock to so many nanoseconds since 1970.
+pub fn set_clock(nanoseconds: &str) -> Result<()> {
+    let since: i64 = nanoseconds
+        .parse()
+        .map_err(|_| format!("{nanoseconds:?}"))
+        .at("no time")?;
+    let time = rustix::time::Timespec {
+        tv_sec: since / 1_000_000_000,
+        tv_nsec: since % 1_000_000_000,
+    };
+    rustix::time::clock_settime(rustix::time::ClockId::Realtime, time).at("clock_settime")
+}
+
 /// Drops clean pages (1), unused inodes (2) or both (3), so that what follows is
 /// asked of the daemon.
 pub fn drop_caches(which: &str) -> Result<()> {

@@ -71,6 +71,8 @@ pub enum StateBy {
 pub struct Setup {
     /// How its state is to be found again.
     pub mode: Mode,
+    /// `--inode-file-handles`.
+    pub inodes: &'static str,
     /// What its state is written in (ferryfsd).
     pub format: &'static str,
     /// Whether the guest may collect writes.
@@ -107,8 +109,7 @@ impl Daemon {
         command.arg("--shared-dir").arg(share);
         command.args(["--cache", "auto", "--xattr", "--log-level", "info"]);
         command.args(["--migration-mode", setup.mode.name()]);
-        // Each mode with the kind of inodes that stands to lose most by it.
-        command.arg(format!("--inode-file-handles={}", setup.mode.inodes()));
+        command.arg(format!("--inode-file-handles={}", setup.inodes));
         if !setup.privileged && rustix::process::geteuid().is_root() {
             command.uid(NOBODY).gid(NOBODY);
         }

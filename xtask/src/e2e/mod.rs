@@ -33,6 +33,9 @@ use scenario::{Journey, Scenario};
 use share::Share;
 use vm::Machine;
 
+/// As many as a guest counts in a few seconds.
+const FILES: usize = 50_000;
+
 /// Options of `e2e`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -60,6 +63,10 @@ pub struct Args {
     #[arg(long)]
     pub keep: bool,
 
+    /// Files that a census counts
+    #[arg(long, value_name = "N", default_value_t = FILES)]
+    pub files: usize,
+
     /// Test this daemon (ferryfsd, a variant, or virtiofsd) instead of building one
     #[arg(long, value_name = "PATH")]
     pub daemon: Option<PathBuf>,
@@ -75,6 +82,7 @@ impl Default for Args {
             profile: "release".to_owned(),
             jobs: jobs(),
             keep: false,
+            files: FILES,
             daemon: None,
         }
     }
@@ -251,6 +259,7 @@ impl Bench<'_> {
             machine: &machine,
             share: &share,
             only: &self.args.check,
+            files: self.args.files,
         });
         drop(share);
         if result.is_ok() && !self.args.keep {

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ferry_guest::text;
 
@@ -169,6 +169,7 @@ impl Guests {
         let mut outcomes = Vec::new();
         for suite in suites {
             progress::step(suite.name());
+            inside.set_clock()?;
             outcomes.push(suite.run(&mut inside, quick)?);
         }
         inside.vm.quit()?;
@@ -223,6 +224,16 @@ impl Inside<'_> {
         let mut line = Line::new(Path::new("/bin/sh"));
         line.args(["-c", script]);
         self.program("sh", line)
+    }
+
+    /// Sets the guest's clock by this machine's. With writeback, some of a file's times
+    /// are by one, and some by the other.
+    fn set_clock(&mut self) -> Result<()> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .context("time")?;
+        let command = format!("clock {}", now.as_nanos());
+        self.vm.agent.call(&command).map(drop)
     }
 
     /// Makes the guest's kernel judge as this machine's.

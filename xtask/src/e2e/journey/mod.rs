@@ -1,6 +1,7 @@
 //! One guest's life: it boots, works, crosses, and at the end the host looks at
 //! what it has left.
 
+mod census;
 mod crossing;
 mod external;
 mod two_guests;
@@ -47,6 +48,8 @@ pub struct Run<'a> {
     pub share: &'a Share,
     /// The checks to make; all that apply if empty.
     pub only: &'a [String],
+    /// How many files a census counts.
+    pub files: usize,
 }
 
 /// A guest and the daemon that serves it.
@@ -112,8 +115,10 @@ pub fn run(run: &Run<'_>) -> (Measured, Result<()>) {
 
 impl Journeying<'_> {
     fn all(&mut self) -> Result<()> {
-        if self.run.scenario.journey == Journey::TwoGuests {
-            return self.two_guests();
+        match self.run.scenario.journey {
+            Journey::TwoGuests => return self.two_guests(),
+            Journey::Census => return self.census(),
+            _ => {}
         }
         let mut living = self.boot()?;
         let done = self.live(&mut living);
@@ -146,8 +151,8 @@ impl Journeying<'_> {
                 self.hop(living)?;
             }
             Journey::Meddled | Journey::Unprivileged => self.meddled(living)?,
-            // Has a way of its own.
-            Journey::TwoGuests => {}
+            // Have ways of their own.
+            Journey::TwoGuests | Journey::Census => {}
             Journey::Remounts => {
                 self.hop(living)?;
                 self.finish(living)?;
@@ -162,6 +167,7 @@ impl Journeying<'_> {
         let formats = self.run.scenario.formats;
         Setup {
             mode: self.run.scenario.mode,
+            inodes: self.run.scenario.inodes(),
             format: formats[self.started % formats.len()],
             writeback: self.run.scenario.journey == Journey::Writeback,
             keep_listening: false,
