@@ -29,6 +29,7 @@ pub mod inode;
 mod ioctl;
 mod kept_fds;
 mod label;
+mod links;
 mod locks;
 mod lookup;
 pub mod names;

@@ -19,7 +19,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::inode::{Inode, Inodes, NumberMap, SHARDS};
+use super::inode::{shard_of, Inode, Inodes, NumberMap, SHARDS};
+use super::links::LinkRef;
 use crate::types::NodeId;
 
 /// Locks for names; a power of two, well above the number of threads.
@@ -36,66 +37,6 @@ pub struct Link {
     pub parent: NodeId,
     /// One component.
     pub name: Box<[u8]>,
-}
-
-impl Link {
-    fn is(&self, parent: NodeId, name: &[u8]) -> bool {
-        self.parent == parent && *self.name == *name
-    }
-}
-
-/// An inode's names, and how many names lie in it.
-#[derive(Debug, Default)]
-pub(super) struct Links {
-    primary: Option<Link>,
-    // Almost always absent: one word is all it may cost.
-    #[allow(clippy::box_collection)]
-    extra: Option<Box<Vec<Link>>>,
-    // Known names that lie in this directory.
-    children: u32,
-    // Out of the tables: takes no more names.
-    dead: bool,
-}
-
-impl Links {
-    fn has(&self, parent: NodeId, name: &[u8]) -> bool {
-        self.iter().any(|link| link.is(parent, name))
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Link> {
-        self.primary
-            .iter()
-            .chain(self.extra.iter().flat_map(|extra| extra.iter()))
-    }
-
-    /// Removes a name; another known one becomes primary in its place.
-    fn take(&mut self, parent: NodeId, name: &[u8]) -> bool {
-        if self
-            .primary
-            .as_ref()
-            .is_some_and(|link| link.is(parent, name))
-        {
-            self.primary = self.extra.as_mut().and_then(|extra| extra.pop());
-        } else {
-            let Some(extra) = self.extra.as_mut() else {
-                return false;
-            };
-            let Some(at) = extra.iter().position(|link| link.is(parent, name)) else {
-                return false;
-            };
-            extra.remove(at);
-        }
-        if self.extra.as_ref().is_some_and(|extra| extra.is_empty()) {
-            self.extra = None;
-        }
-        true
-    }
-
-    fn take_all(&mut self) -> Vec<Link> {
-        let mut all: Vec<Link> = self.extra.take().map(|extra| *extra).unwrap_or_default();
-        all.extend(self.primary.take());
-        all
-    }
 }
 
 /// Holds names still, as long as it lives.
@@ -152,7 +93,7 @@ impl Names {
     }
 
     fn dentries(&self, hash: u64) -> MutexGuard<'_, NumberMap<u64>> {
-        lock(&self.dentries[(hash >> 58) as usize % SHARDS])
+        lock(&self.dentries[shard_of(hash >> 40)])
     }
 
     fn dentry(&self, hash: u64) -> Option<NodeId> {
@@ -203,7 +144,7 @@ impl Names {
     /// The name under which `inode` was last seen; `None` for the root, and for
     /// what has no name (any more) or never had one.
     pub fn primary_of(&self, inode: &Inode) -> Option<Link> {
-        lock(&inode.links).primary.clone()
+        lock(&inode.links).primary().map(LinkRef::to_link)
     }
 
     /// As [`Names::primary_of`], by nodeid; pinned directories are found as well.
@@ -215,7 +156,7 @@ impl Names {
 
     /// Every name known of `inode`, the primary one first.
     pub fn all_of(&self, inode: &Inode) -> Vec<Link> {
-        lock(&inode.links).iter().cloned().collect()
+        lock(&inode.links).iter().map(LinkRef::to_link).collect()
     }
 
     /// The components that lead from the root to `node`, as far as is known:
@@ -322,12 +263,9 @@ impl Names {
     ) {
         {
             let own = lock(&child.links);
-            let first = own
-                .primary
-                .as_ref()
-                .is_some_and(|l| l.is(parent.id(), name));
+            let first = own.primary().is_some_and(|l| l.is(parent.id(), name));
             // Most lookups end here: seen again where it was.
-            if first && (links > 1 || own.extra.is_none()) {
+            if first && (links > 1 || !own.has_more()) {
                 return;
             }
         }
@@ -349,26 +287,11 @@ impl Names {
                 // Pinned twice now.
                 lost.push(parent.id());
             }
-            let old = own.primary.replace(Link {
-                parent: parent.id(),
-                name: name.into(),
-            });
-            if links > 1 {
-                if let Some(old) = old {
-                    let extra = own.extra.get_or_insert_default();
-                    extra.push(old);
-                    if extra.len() > MOST_EXTRA {
-                        let oldest = extra.remove(0);
-                        self.forget_dentry(self.hash(oldest.parent, &oldest.name), child.id());
-                        lost.push(oldest.parent);
-                    }
-                }
-            } else {
-                let extra = own.extra.take().map(|extra| *extra).unwrap_or_default();
-                for link in extra.into_iter().chain(old) {
-                    self.forget_dentry(self.hash(link.parent, &link.name), child.id());
-                    lost.push(link.parent);
-                }
+            own.put_first(parent.id(), name);
+            let most = if links > 1 { 1 + MOST_EXTRA } else { 1 };
+            for link in own.take_from(most) {
+                self.forget_dentry(self.hash(link.parent, &link.name), child.id());
+                lost.push(link.parent);
             }
         }
         self.displaced(inodes, before, child.id(), (parent.id(), name, hash));
@@ -393,7 +316,7 @@ impl Names {
             if had {
                 self.forget_dentry(hash, node);
             }
-            had.then_some(own.primary.is_none())
+            had.then_some(own.is_empty())
         };
         if let Some(last) = had {
             self.unpin(inodes, parent);
@@ -471,6 +394,7 @@ impl Names {
             return self.remove(inodes, old.0, old.1);
         }
         let hash = self.hash(new_parent.id(), new_name);
+        let twice;
         let before = {
             let mut own = lock(&inode.links);
             if !own.take(old.0, old.1) {
@@ -479,16 +403,14 @@ impl Names {
             }
             self.forget_dentry(self.hash(old.0, old.1), inode.id());
             let before = self.dentries(hash).insert(hash, inode.id().0);
-            let link = Link {
-                parent: new_parent.id(),
-                name: new_name.into(),
-            };
-            if let Some(other) = own.primary.replace(link) {
-                own.extra.get_or_insert_default().push(other);
-            }
+            twice = own.take(new_parent.id(), new_name);
+            own.put_first(new_parent.id(), new_name);
             before
         };
         self.unpin(inodes, old.0);
+        if twice {
+            self.unpin(inodes, new_parent.id());
+        }
         if displace {
             let place = (new_parent.id(), new_name, hash);
             self.displaced(inodes, before, inode.id(), place);
@@ -513,7 +435,7 @@ impl Names {
             let mut own = lock(&inode.links);
             // Unless it has got the name back meanwhile.
             let had = self.dentry(hash) != Some(before) && own.take(parent, name);
-            had.then_some(own.primary.is_none())
+            had.then_some(own.is_empty())
         };
         if let Some(last) = had {
             self.unpin(inodes, parent);
@@ -571,7 +493,7 @@ impl Names {
             let links = {
                 let mut own = lock(&inode.links);
                 own.dead = true;
-                let links = own.take_all();
+                let links = own.take_from(0);
                 for link in &links {
                     self.forget_dentry(self.hash(link.parent, &link.name), inode.id());
                 }

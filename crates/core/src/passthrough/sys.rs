@@ -122,6 +122,20 @@ pub(super) fn dev_of(stx: &Statx) -> u64 {
     libc::makedev(stx.stx_dev_major, stx.stx_dev_minor)
 }
 
+/// A device number in the kernel's own encoding (`new_encode_dev`), which has 12 bits of
+/// the major number and 20 of the minor one: all that any device has.
+pub(super) fn kernel_dev(device: u64) -> u32 {
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    minor & 0xff | major << 8 | (minor & !0xff) << 12
+}
+
+/// As glibc has it.
+pub(super) fn makedev(kernel_dev: u32) -> u64 {
+    let major = kernel_dev >> 8 & 0xfff;
+    let minor = kernel_dev & 0xff | kernel_dev >> 12 & 0xf_ff00;
+    libc::makedev(major, minor)
+}
+
 fn check(rc: libc::c_int) -> FsResult<()> {
     if rc < 0 {
         Err(Errno::last())

@@ -45,19 +45,13 @@ fn describe(fd: BorrowedFd<'_>, device: u64, boot: Option<[u8; 16]>) -> FsResult
         magic,
         // XFS and others make it of the device number, which another host has for
         // something else.
-        fsid: match fsid == kernel_encoding(device) {
+        fsid: match fsid == u64::from(sys::kernel_dev(device)) {
             true => 0,
             false => fsid,
         },
         device,
         boot: ByteBuf::from(boot.map_or(Vec::new(), |boot| boot.to_vec())),
     })
-}
-
-/// The kernel's own encoding of a device number (`new_encode_dev`).
-fn kernel_encoding(device: u64) -> u64 {
-    let (major, minor) = (libc::major(device), libc::minor(device));
-    u64::from(minor & 0xff | major << 8 | (minor & !0xff) << 12)
 }
 
 /// Whether two descriptions are of one file system; `None` where they do not tell.
@@ -493,12 +487,15 @@ mod tests {
     fn an_fsid_made_of_the_device_number_counts_for_nothing() {
         let device = libc::makedev(0x103, 0x12345);
         // linux/kdev_t.h: the minor's low byte, 12 bits of the major, the rest.
-        assert_eq!(kernel_encoding(device), 0x1231_0345);
-        assert_eq!(kernel_encoding(libc::makedev(8, 1)), 0x801);
+        assert_eq!(sys::kernel_dev(device), 0x1231_0345);
+        assert_eq!(sys::kernel_dev(libc::makedev(8, 1)), 0x801);
+        for device in [device, libc::makedev(8, 1), libc::makedev(0xfff, 0xf_ffff)] {
+            assert_eq!(sys::makedev(sys::kernel_dev(device)), device);
+        }
         let dir = File::open(std::env::temp_dir()).unwrap();
         let stx = sys::statx(dir.as_fd()).unwrap();
         let described = describe(dir.as_fd(), sys::dev_of(&stx), None).unwrap();
-        assert_ne!(described.fsid, kernel_encoding(described.device));
+        assert_ne!(described.fsid, u64::from(sys::kernel_dev(described.device)));
         assert_ne!(described.magic, 0);
         assert_eq!(described.boot.len(), 0);
     }
