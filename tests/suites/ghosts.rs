@@ -1,7 +1,9 @@
 //! Machines that move while they use what has no name any more: open files and
 //! directories, working directories, locks, in every mode and as any user.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{chown, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -201,5 +203,60 @@ fn what_others_remove_goes_on_for_the_guest() {
             assert_eq!(attr.mode & libc::S_IFMT, libc::S_IFDIR);
         }
         assert_eq!(fs::metadata(host.share()).expect("stat").nlink(), 2);
+    }
+}
+
+/// Renames, moves across directories and replacements of what is open, while precopy
+/// runs and in the last moment before the stop.
+#[test]
+fn what_others_move_and_replace_is_followed() {
+    for &run in Run::all() {
+        let host = Host::new();
+        let odd = OsStr::from_bytes(b"odd \xff\xfe");
+        fs::create_dir_all(host.at("moved/deep")).expect("mkdir");
+        fs::create_dir(host.at("elsewhere")).expect("mkdir");
+        for name in ["moved/deep/file", "replaced", "stays"] {
+            fs::write(host.at(name), name).expect("write");
+        }
+        fs::write(host.at(odd), "odd").expect("write");
+        for name in ["moved/deep/file", "replaced", "stays"].map(|n| host.at(n)) {
+            chown(name, Some(NOBODY), Some(NOBODY)).expect("chown");
+        }
+        chown(host.at(odd), Some(NOBODY), Some(NOBODY)).expect("chown");
+        let (source, destination) = (run.daemon(&host, &[]), run.daemon(&host, &[]));
+        let mut vm = Vm::boot(source.socket()).expect("boot");
+        let mut guest = run.guest(&vm);
+        let moved = guest.open_path("moved/deep/file", libc::O_RDWR);
+        let replaced = guest.open_path("replaced", libc::O_RDWR);
+        let other = guest.open_path(odd.as_bytes(), libc::O_RDWR);
+        let stays = guest.open_path("stays", libc::O_RDWR);
+        vm.start_precopy().expect("precopy");
+        fs::rename(host.at("moved"), host.at("elsewhere/moved on")).expect("rename");
+        let impostor = host.at("impostor");
+        fs::write(&impostor, "impostor").expect("write");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        fs::rename(&impostor, host.at("replaced")).expect("rename");
+        let odder = host.at("elsewhere/moved on").join(odd);
+        fs::rename(host.at(odd), &odder).expect("rename");
+        migrate(&mut vm, &destination);
+        for ((node, fh), text) in [
+            (moved, "moved/deep/file"),
+            (replaced, "replaced"),
+            (other, "odd"),
+            (stays, "stays"),
+        ] {
+            let read = guest.read(node, fh, 0, 100).expect("READ");
+            assert_eq!(read, text.as_bytes(), "{run:?}");
+            guest.write(node, fh, 0, b"mine").expect("WRITE");
+        }
+        let content = |path: std::path::PathBuf| fs::read_to_string(path).expect("read");
+        assert_eq!(content(host.at("replaced")), "impostor", "{run:?}");
+        let deep = host.at("elsewhere/moved on/deep/file");
+        assert_eq!(content(deep), "mined/deep/file", "{run:?}");
+        assert_eq!(content(odder), "mine", "{run:?}");
+        assert_eq!(content(host.at("stays")), "mines", "{run:?}");
+        let again = guest.walk("elsewhere/moved on/deep/file").nodeid;
+        assert_eq!(again, moved.0, "{run:?}");
+        assert_eq!(host::lines(&destination, "ERROR"), [""; 0]);
     }
 }

@@ -239,3 +239,28 @@ fn a_copy_of_the_share_is_taken_by_name() {
     let told = host::lines(&destination, "INFO").join("\n");
     assert!(told.contains("as where it is a copy"), "{told}");
 }
+
+/// Another host's copy of the share, in which a directory lies elsewhere.
+#[test]
+fn a_copy_with_a_directory_elsewhere_is_found_by_its_mapping() {
+    let (here, there) = (share(), Host::new());
+    fs::create_dir_all(there.at("other/place")).expect("mkdir");
+    fs::write(there.at("other/place/file"), "the guest's").expect("write");
+    fs::write(there.at("stays"), "stays").expect("write");
+    let mut stopped = stop(&here, &[]);
+    let mut without = there.daemon(&["--keep-listening"]);
+    let said = stopped.refused(&mut without);
+    assert!(said.contains("\"dir\" in inode 1"), "{said}");
+    let mut onto = there.daemon(&["--keep-listening", "--remap-path", "dir=stays"]);
+    let said = stopped.refused(&mut onto);
+    assert!(said.contains("--remap-path dir=stays: inode "), "{said}");
+    let mut to = there.daemon(&["--remap-path", "none=x", "--remap-path", "dir=other/place"]);
+    stopped.taken(&mut to);
+    let (node, fh) = stopped.file;
+    let guest = &mut stopped.guest;
+    guest.write(node, fh, 0, b"THE").expect("WRITE");
+    assert_eq!(content(&there.at("other/place/file")), "THE guest's");
+    assert_eq!(content(&here.at("dir/file")), "the guest's");
+    assert_eq!(guest.walk("other/place/file").nodeid, node);
+    assert_eq!(guest.walk("stays").nodeid, stopped.stays.0);
+}

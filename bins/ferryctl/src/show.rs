@@ -7,7 +7,7 @@ use ferryfs_state::validate::LOCK_END;
 use ferryfs_state::{Ghost, GhostData, Handle, Header, Identity, Inode, Location, Lock, State};
 
 use crate::json;
-use crate::paths::{Components, Paths};
+use ferryfs_state::paths::{Components, Paths};
 
 /// Which records, and how.
 #[derive(Debug, Args)]

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use ferryfs_state::schema::{Schema, SCHEMAS};
-use ferryfs_state::{read_state, Header, Limits, State, StateWriter, WriteOptions, WriterInfo};
+use ferryfs_state::{
+    paths, read_state, Header, Limits, Remap, State, StateWriter, WriteOptions, WriterInfo,
+};
 
 use crate::stream::{create, open, registry, Error};
-use crate::{diff, inspect, paths, remap, show};
+use crate::{diff, inspect, show};
 
 /// What to do with a stream.
 #[derive(Debug, Subcommand)]
@@ -174,10 +176,16 @@ fn differ(a: &Path, b: &Path) -> Result<Outcome, Error> {
 fn remap(mapping: &str, input: &Path, output: &Path) -> Result<(), Error> {
     let (header, mut state) = read(input)?;
     let writer = registry().writer(&header.format).map_err(Error::Format)?;
-    remap::remap(&mut state.fs, mapping).map_err(|why| Error::Remap {
+    let failed = |why| Error::Remap {
         path: input.to_owned(),
         why,
-    })?;
+    };
+    let mapping: Remap = mapping.parse().map_err(failed)?;
+    if mapping.apply(&mut state.fs).map_err(failed)? == 0 {
+        return Err(failed(
+            "nothing in the state lies at or below the old place".to_owned(),
+        ));
+    }
     write(&state, &writer, &WriteOptions::default(), output)
 }
 

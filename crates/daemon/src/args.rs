@@ -7,6 +7,7 @@ use clap::{Args as ClapArgs, Parser, ValueEnum};
 use ferryfs_core::passthrough::ids::Translation;
 use ferryfs_core::passthrough::xattr_map::XattrMap;
 use ferryfs_sandbox::{CapabilityChanges, IdMap};
+use ferryfs_state::Remap;
 
 /// Longest tag in bytes: `struct virtio_fs_config` has a field of 36.
 const TAG_MAX: usize = 36;
@@ -301,6 +302,11 @@ pub struct MigrationArgs {
     /// the migration is refused; as the destination, so is a state with more
     #[arg(long, default_value = "64M", value_name = "BYTES", value_parser = parse_bytes)]
     pub ghost_limit: u64,
+
+    /// As the destination: what lies at path OLD of the source's share, and below it, lies at NEW
+    /// here; may be given again. Bytes that are not printable ASCII as \\xNN
+    #[arg(long, value_name = "OLD=NEW")]
+    pub remap_path: Vec<Remap>,
 
     /// As the source: format of the state; a destination recognises each one that is built in
     #[arg(long, default_value = "postcard", value_name = "FORMAT")]

@@ -261,7 +261,8 @@ fn run<F: MigrateFs>(
         },
     )
     .map_err(DaemonError::Format)?
-    .with_options(config.state_options.forced_by_environment());
+    .with_options(config.state_options.forced_by_environment())
+    .with_remaps(config.args.migration.remap_path.clone());
     let boot_id = boot_id();
     let confined = match ferryfs_sandbox::enter(&config.sandbox, &config.shared_dir)
         .map_err(DaemonError::Sandbox)?

@@ -10,6 +10,8 @@
 //!   [`StreamReader`] frame by frame, [`EnvelopeReader`] and [`read_header`] with no
 //!   format at all.
 //! - [`validate`](mod@validate): what is refused however well formed it is.
+//! - [`paths`] and [`Remap`]: where inodes lie, and the same guest on a share where a
+//!   directory lies elsewhere.
 //!
 //! The bytes are described in docs/state-format.md.
 
@@ -24,7 +26,9 @@ mod memory;
 pub mod model;
 pub mod packed;
 mod parallel;
+pub mod paths;
 mod reader;
+mod remap;
 pub mod schema;
 mod section;
 #[cfg(any(test, feature = "testing"))]
@@ -47,6 +51,7 @@ pub use model::*;
 pub use reader::{
     read_header, read_state, read_state_on_threads, EnvelopeReader, RawFrame, StreamReader,
 };
+pub use remap::Remap;
 pub use section::{frames, Frame, FrameRef, Record, SectionId, RECORDS_PER_FRAME};
 pub use validate::{check_links, Invalid};
 pub use version::{

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 
 use ferryfs_state::{
-    error_line, read_state, FsState, Limits, Registry, Request, Session, State, StateError,
+    error_line, read_state, FsState, Limits, Registry, Remap, Request, Session, State, StateError,
     StateWriter, WriteOptions, WriterInfo,
 };
 
@@ -22,6 +22,7 @@ pub struct CrossingConfig {
     writer: WriterInfo,
     limits: Limits,
     options: WriteOptions,
+    remaps: Vec<Remap>,
 }
 
 impl CrossingConfig {
@@ -42,6 +43,7 @@ impl CrossingConfig {
             writer,
             limits,
             options: WriteOptions::default(),
+            remaps: Vec::new(),
         })
     }
 
@@ -53,6 +55,29 @@ impl CrossingConfig {
     }
 }
 
+impl CrossingConfig {
+    /// Looks for what a state has at the old paths at the new ones, one mapping after the
+    /// other.
+    #[must_use]
+    pub fn with_remaps(mut self, remaps: Vec<Remap>) -> CrossingConfig {
+        self.remaps = remaps;
+        self
+    }
+
+    /// # Errors
+    /// In words: a mapping makes no sense of this state.
+    fn remap(&self, fs: &mut FsState) -> Result<(), String> {
+        for remap in &self.remaps {
+            match remap.apply(fs) {
+                Ok(0) => log::info!("nothing in the state lies at the old path of {remap}"),
+                Ok(n) => log::info!("{n} records of the state are looked for as {remap} says"),
+                Err(why) => return Err(format!("--remap-path {remap}: {why}")),
+            }
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Debug for CrossingConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CrossingConfig")
@@ -61,6 +86,7 @@ impl fmt::Debug for CrossingConfig {
             .field("writer", &self.writer)
             .field("limits", &self.limits)
             .field("options", &self.options)
+            .field("remaps", &self.remaps)
             .finish()
     }
 }
@@ -117,8 +143,9 @@ impl<F: MigrateFs> Server<F> {
         let config = self.config.crossing.as_ref().ok_or_else(|| {
             CrossingError::Restore("this server was built with no state format".into())
         })?;
-        let (_, State { session: new, fs }) =
+        let (_, State { session: new, mut fs }) =
             read_state(input, &config.registry, &config.limits).map_err(CrossingError::Read)?;
+        config.remap(&mut fs).map_err(CrossingError::Restore)?;
 
         // From here on nobody else changes the session; up to `apply`, nothing
         // that is live is touched.

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
-use ferryfs_state::{FsState, Inode, Location};
 use serde_bytes::ByteBuf;
+
+use crate::model::{FsState, Inode, Location};
+use crate::validate::check_name;
 
 /// A path from the share's root.
 pub type Components = Vec<ByteBuf>;
@@ -46,11 +48,12 @@ fn component(text: &str) -> Result<ByteBuf, String> {
             }
         };
     }
-    ferryfs_state::validate::check_name(&bytes).map_err(|e| e.to_string())?;
+    check_name(&bytes).map_err(|e| e.to_string())?;
     Ok(ByteBuf::from(bytes))
 }
 
 /// Finds paths of a state's inodes.
+#[derive(Debug)]
 pub struct Paths<'s> {
     by_id: HashMap<u64, &'s Inode>,
 }
