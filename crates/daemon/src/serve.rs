@@ -220,6 +220,24 @@ fn ending_text(ending: Ending) -> &'static str {
     }
 }
 
+/// Lets the C library free what an inode takes without a lock.
+///
+/// One thread makes inodes as the guest looks names up, another drops them as it forgets
+/// them. Both would wait for the lock of the heap that they came from, and listing
+/// directories would cost a third more processor time. Up to this size glibc puts what is
+/// freed into a list by one atomic exchange.
+fn free_without_locks() {
+    #[cfg(target_env = "gnu")]
+    {
+        /// The most that glibc takes, in bytes: 160 with words of 8.
+        const MOST: usize = 80 * size_of::<usize>() / 4;
+        // SAFETY: the call takes no pointer, and no other thread runs yet.
+        if unsafe { libc::mallopt(libc::M_MXFAST, MOST as libc::c_int) } == 0 {
+            log::debug!("the C library does not take {MOST} for M_MXFAST");
+        }
+    }
+}
+
 /// Serves as `config` says until the end.
 ///
 /// The order matters: what needs the host's name space first, then the
@@ -233,6 +251,7 @@ fn run<F: MigrateFs>(
     make: impl FnOnce(Passthrough) -> Result<F, SetupError>,
 ) -> Result<Ended, DaemonError> {
     logging::start(config.log_level());
+    free_without_locks();
     let limit =
         raise_open_file_limit(config.args.safety.rlimit_nofile).map_err(DaemonError::Limit)?;
     // First, so that of two daemons that start at once one has the socket.
