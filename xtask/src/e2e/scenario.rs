@@ -244,7 +244,8 @@ pub fn all() -> Vec<Scenario> {
 /// not ours to change.
 pub fn known_failure(kind: Kind, scenario: &Scenario, name: &str) -> Option<&'static str> {
     let by_handle = scenario.mode == Mode::FileHandles;
-    if name == "unlinked" && by_handle && scenario.journey == Journey::Snapshot {
+    let source_ends = matches!(scenario.journey, Journey::Snapshot | Journey::External);
+    if name == "unlinked" && by_handle && source_ends {
         return Some("what is found by file handle ends with the source, which alone has kept it");
     }
     if kind == Kind::Ferryfsd && !scenario.journey.needs_stock() {
