@@ -17,6 +17,7 @@ pub mod errno;
 pub mod fs;
 pub mod io;
 pub mod migrate;
+mod parallel;
 pub mod passthrough;
 pub mod readonly;
 pub mod server;

@@ -494,6 +494,11 @@ impl Inodes {
         self.get_or_pinned(id).filter(|inode| inode.lookups() > 0)
     }
 
+    /// Whether the guest knows an inode by `id`.
+    pub fn knows(&self, id: NodeId) -> bool {
+        find_id(&read(self.id_shard(id)), id).is_some_and(|inode| inode.lookups() > 0)
+    }
+
     /// As [`Inodes::get`], and also a directory that the guest has forgotten,
     /// while something that it knows is remembered to lie in it.
     pub fn get_or_pinned(&self, id: NodeId) -> Option<Arc<Inode>> {

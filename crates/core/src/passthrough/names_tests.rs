@@ -2,6 +2,7 @@
 
 use std::fs::File;
 
+use super::super::handle_bytes::{FileHandle, MountRef};
 use super::super::inode::{NewInode, Numbers, Place};
 use super::*;
 
@@ -323,4 +324,56 @@ fn threads_that_rename_look_up_and_forget_leave_no_trace() {
         t.forget(dir, 1);
     }
     t.assert_empty();
+}
+
+#[test]
+fn what_a_rename_costs_does_not_depend_on_what_lies_below() {
+    const CHILDREN: u64 = 100_000;
+    const DEPTH: u64 = 1_500;
+    let t = Tree::new();
+    let mount = Arc::new(MountRef::made_up(1, File::open("/").unwrap().into()));
+    let look = |parent: &Arc<Inode>, name: &str, kind: u32, ino: u64| {
+        let (inode, _) = t.inodes.publish(NewInode {
+            kind,
+            numbers: Numbers {
+                mnt_id: 1,
+                dev: 1,
+                ino,
+            },
+            place: Place::Handle {
+                mount: mount.clone(),
+                handle: FileHandle::new(1, &ino.to_le_bytes()).unwrap(),
+            },
+        });
+        t.names
+            .insert(&t.inodes, parent, name.as_bytes(), &inode, 1);
+        inode
+    };
+    let top = look(&t.root(), "top", libc::S_IFDIR, 2);
+    let mut deepest = top.clone();
+    for n in 0..DEPTH {
+        deepest = look(&deepest, "d", libc::S_IFDIR, 10 + n);
+    }
+    let mut last = None;
+    for n in 0..CHILDREN {
+        let name = format!("file-{n}");
+        last = Some(look(&deepest, &name, libc::S_IFREG, 10_000 + n));
+    }
+    t.names.track(true);
+    let before = t.names.generation();
+    t.names
+        .rename(&t.inodes, (NodeId::ROOT, b"top"), &t.root(), b"moved");
+    assert_eq!(t.names.generation() - before, 1, "one step");
+    assert_eq!(t.names.take_changed(), HashSet::from([top.id()]));
+    let path = t.path(&last.unwrap()).unwrap();
+    assert!(path.starts_with("moved/d/d/") && path.ends_with("/d/file-99999"));
+    assert_eq!(path.matches('/').count() as u64, DEPTH + 1);
+    // And so it is for one in the middle that goes elsewhere.
+    let (middle, _) = t.names.primary(&t.inodes, deepest.id()).unwrap();
+    let before = t.names.generation();
+    t.names
+        .rename(&t.inodes, (middle, b"d"), &t.root(), b"elsewhere");
+    assert_eq!(t.names.generation() - before, 1);
+    assert_eq!(t.path(&deepest).unwrap(), "elsewhere");
+    assert_eq!(t.names.take_changed(), HashSet::from([deepest.id()]));
 }

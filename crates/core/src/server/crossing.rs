@@ -12,6 +12,7 @@ use ferryfs_state::{
 use super::{init, Server};
 use crate::abi::init_flag_names;
 use crate::migrate::MigrateFs;
+use crate::parallel::drop_later;
 use crate::service::{Crossing, CrossingError, LoadReport, SaveReport, StandingRequest};
 
 /// How a server's state is written, and what it can read.
@@ -126,9 +127,12 @@ impl<F: MigrateFs> Server<F> {
             let target = config.options.target(&config.format);
             log::warn!("left out of {target}: {loss}");
         }
+        let inodes = state.fs.inodes.len();
+        let handles = state.fs.handles.len() as u64;
+        drop_later(inodes, state);
         Ok(SaveReport {
-            inodes: state.fs.inodes.len() as u64,
-            handles: state.fs.handles.len() as u64,
+            inodes: inodes as u64,
+            handles,
             bytes,
         })
     }

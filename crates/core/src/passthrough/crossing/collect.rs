@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 use ferryfs_state::validate::{GUEST_FLAGS, HOST_FLAGS};
-use ferryfs_state::{FileHandle, FsState, Handle, Inode as InodeRecord, Location, Mount};
+use ferryfs_state::{FileHandle, FsState, Handle, Identity, Inode as InodeRecord, Location, Mount};
 use serde_bytes::ByteBuf;
 
 use super::super::config::{MigrationMode, MigrationOnError};
@@ -16,10 +16,11 @@ use super::super::inode::{Inode, Place};
 use super::super::Passthrough;
 use super::everything;
 use super::ghost::gather::is_unlinked;
-use super::identity::Collector;
+use super::identity::{known_mark, Collector};
 use super::relocate::Whereabouts;
 use super::verify::{self, Verdict};
 use crate::errno::Errno;
+use crate::parallel::{drop_later, in_parallel};
 use crate::types::{HandleId, NodeId};
 
 /// Objects named in the log before the rest is only counted.
@@ -33,10 +34,24 @@ const LOOKED_AT_AGAIN: usize = 1 << 14;
 /// written: what is open, and directories, since a single one that somebody has renamed
 /// takes everything in it along. The rest is as precopy has last seen it.
 fn crucial(inodes: &[Arc<Inode>], open: &HashSet<NodeId>) -> HashSet<NodeId> {
-    let open = inodes.iter().filter(|inode| open.contains(&inode.id()));
     let directories = inodes.iter().filter(|inode| inode.is_dir());
-    let crucial = open.chain(directories).map(|inode| inode.id());
+    let crucial = open
+        .iter()
+        .copied()
+        .chain(directories.map(|inode| inode.id()));
     crucial.take(LOOKED_AT_AGAIN).collect()
+}
+
+/// Inodes that one thread describes at a time.
+const PIECE: usize = 4096;
+
+/// Inodes described by name.
+struct Described {
+    records: Vec<InodeRecord>,
+    /// Their file systems are positions in `devices`.
+    identities: Vec<Identity>,
+    /// Of each device that was met, an inode that lies on it.
+    devices: Vec<Arc<Inode>>,
 }
 
 /// Inodes that cannot cross as they are, with why.
@@ -69,32 +84,31 @@ impl Passthrough {
         if self.config.migration_mode == MigrationMode::FindPaths {
             let again: Vec<Arc<Inode>> = match &found {
                 Some(found) if !self.config.migration_confirm_paths => {
-                    let crucial = crucial(&inodes, &open);
-                    inodes
+                    let mut again = crucial(&inodes, &open);
+                    again.extend(&found.verdict.suspects);
+                    again.extend(&found.changed);
+                    again
                         .iter()
-                        .filter(|i| {
-                            let id = i.id();
-                            found.verdict.suspects.contains(&id)
-                                || found.changed.contains(&id)
-                                || crucial.contains(&id)
-                        })
-                        .cloned()
+                        .filter_map(|id| self.inodes.get_or_pinned(*id))
                         .collect()
                 }
                 // Asked for, or no precopy, as for a snapshot: all of it now.
                 _ => inodes.clone(),
             };
+            let next = self.inodes.next();
             let seen = self.find_again(&again, &mut losses);
+            if self.inodes.next() != next {
+                // Directories that were found on the way are known now.
+                inodes = everything(&self.inodes);
+            }
             if let Some(found) = &mut found {
                 born = std::mem::take(&mut found.verdict.born);
             }
             born.extend(seen);
-            // Directories that were found on the way are known now.
-            inodes = everything(&self.inodes);
         }
         // What the guest has forgotten stays behind; its children say a path.
         inodes.retain(|inode| inode.lookups() > 0);
-        inodes.sort_unstable_by_key(|inode| inode.id());
+        inodes.sort_by_cached_key(|inode| inode.id());
 
         let mut state = FsState {
             next_inode: self.inodes.next(),
@@ -108,12 +122,13 @@ impl Passthrough {
         let mut mounts = MountTable::default();
         match self.config.migration_mode {
             MigrationMode::FindPaths => {
-                for inode in &inodes {
-                    let location = self.place_by_name(inode, &losses);
-                    if !matches!(location, Location::Root | Location::Lost { .. }) {
-                        identities.add_known(inode, born.get(&inode.id()).copied());
-                    }
-                    state.inodes.push(self.record(inode, location));
+                state.inodes.reserve_exact(inodes.len());
+                let pieces: Vec<_> = inodes.chunks(PIECE).collect();
+                for described in in_parallel(&pieces, |piece| {
+                    self.describe_by_name(piece, &losses, &born)
+                }) {
+                    state.inodes.extend(described.records);
+                    identities.add_all(described.identities, &described.devices);
                 }
             }
             // A handle is an identity itself; which share it is of is told by the
@@ -142,6 +157,7 @@ impl Passthrough {
             let all = &mut identities.identities;
             all.sort_unstable_by_key(|identity| identity.inode);
         }
+        drop_later(inodes.len(), inodes);
         state.mounts = mounts.records;
         state.file_systems = identities.file_systems;
         state.identities = identities.identities;
@@ -213,7 +229,57 @@ impl Passthrough {
         }
     }
 
-    fn place_by_name(&self, inode: &Inode, losses: &Losses) -> Location {
+    /// Records, and identities of what is not lost.
+    fn describe_by_name(
+        &self,
+        inodes: &[Arc<Inode>],
+        losses: &Losses,
+        born: &HashMap<NodeId, Option<i64>>,
+    ) -> Described {
+        let mut described = Described {
+            records: Vec::with_capacity(inodes.len()),
+            identities: Vec::with_capacity(inodes.len()),
+            devices: Vec::new(),
+        };
+        // Neighbours are in one directory, on one device.
+        let mut above = NodeId::ROOT;
+        let mut last = None;
+        for inode in inodes {
+            let location = self.place_by_name(inode, losses, &mut above);
+            let mark = match location {
+                Location::Root | Location::Lost { .. } => None,
+                _ if born.is_empty() => known_mark(inode, None),
+                _ => known_mark(inode, born.get(&inode.id()).copied()),
+            };
+            if let Some(mark) = mark {
+                let device = inode.numbers().dev;
+                let file_system = match last {
+                    Some((known, at)) if known == device => at,
+                    _ => {
+                        let known = described.devices.iter();
+                        let known = known.map(|inode| inode.numbers().dev);
+                        let at = known.clone().position(|known| known == device);
+                        let at = at.unwrap_or_else(|| {
+                            described.devices.push(inode.clone());
+                            described.devices.len() - 1
+                        });
+                        last = Some((device, at as u32));
+                        at as u32
+                    }
+                };
+                described.identities.push(Identity {
+                    inode: inode.id().0,
+                    file_system,
+                    mark,
+                });
+            }
+            described.records.push(self.record(inode, location));
+        }
+        described
+    }
+
+    /// `above` is a directory that the guest is known to know.
+    fn place_by_name(&self, inode: &Inode, losses: &Losses, above: &mut NodeId) -> Location {
         if inode.id() == NodeId::ROOT {
             return Location::Root;
         }
@@ -229,7 +295,8 @@ impl Passthrough {
         let Some(link) = self.names.primary_of(inode) else {
             return lost;
         };
-        if self.inodes.get(link.parent).is_some() {
+        if link.parent == *above || self.inodes.knows(link.parent) {
+            *above = link.parent;
             return Location::Child {
                 parent: link.parent.0,
                 name: ByteBuf::from(link.name.into_vec()),

@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ferryfs_state::packed::MarkRef;
 use ferryfs_state::validate::ROOT_ID;
@@ -86,6 +86,22 @@ fn mark_of(fd: BorrowedFd<'_>, stx: &Statx) -> Mark {
     }
 }
 
+/// The mark of an inode by what is known of it: its handle, or its number and when it was
+/// `born`, which is asked for only where that is not known. `None` for a lost one.
+pub(super) fn known_mark(inode: &Inode, born: Option<Option<i64>>) -> Option<Mark> {
+    match inode.place() {
+        Place::Handle { handle, .. } => Some(handle_mark(handle)),
+        Place::Fd(fd) => Some(Mark::Numbers {
+            ino: inode.numbers().ino,
+            born: born.unwrap_or_else(|| {
+                let stx = sys::statx_born(fd.as_fd());
+                stx.ok().as_ref().and_then(sys::born_of)
+            }),
+        }),
+        Place::Lost(_) => None,
+    }
+}
+
 /// The identities of a state being collected.
 pub(super) struct Collector {
     boot: Option<[u8; 16]>,
@@ -117,21 +133,25 @@ impl Collector {
         }
     }
 
-    /// Adds that of an inode by what is known of it: its handle, or its number and
-    /// when it was `born`, which is asked for only where that is not known.
+    /// Adds that of an inode by what is known of it; see [`known_mark`].
     pub(super) fn add_known(&mut self, inode: &Inode, born: Option<Option<i64>>) {
-        let mark = match inode.place() {
-            Place::Handle { handle, .. } => handle_mark(handle),
-            Place::Fd(fd) => Mark::Numbers {
-                ino: inode.numbers().ino,
-                born: born.unwrap_or_else(|| {
-                    let stx = sys::statx_born(fd.as_fd());
-                    stx.ok().as_ref().and_then(sys::born_of)
-                }),
-            },
-            Place::Lost(_) => return,
-        };
-        self.add(inode, mark);
+        if let Some(mark) = known_mark(inode, born) {
+            self.add(inode, mark);
+        }
+    }
+
+    /// Adds `identities`, whose file systems are positions in `devices`: of each, an inode
+    /// that lies on it.
+    pub(super) fn add_all(&mut self, identities: Vec<Identity>, devices: &[Arc<Inode>]) {
+        let numbers: Vec<Option<u32>> = devices.iter().map(|inode| self.number(inode)).collect();
+        self.identities
+            .extend(identities.into_iter().filter_map(|identity| {
+                let number = *numbers.get(identity.file_system as usize)?;
+                Some(Identity {
+                    file_system: number?,
+                    ..identity
+                })
+            }));
     }
 
     /// Adds one as another state had it.
@@ -165,24 +185,27 @@ impl Collector {
         });
     }
 
-    fn add(&mut self, inode: &Inode, mark: Mark) {
+    /// The number of the file system that an inode lies on; `None` for one that cannot be
+    /// described.
+    fn number(&mut self, inode: &Inode) -> Option<u32> {
         let device = inode.numbers().dev;
-        let number = match self.numbers.get(&device) {
-            Some(known) => *known,
-            None => {
-                let described = inode
-                    .fd()
-                    .and_then(|fd| describe(fd.as_fd(), device, self.boot));
-                let number = described.ok().map(|mut described| {
-                    described.id = self.file_systems.len() as u32;
-                    self.file_systems.push(described);
-                    self.file_systems.len() as u32 - 1
-                });
-                self.numbers.insert(device, number);
-                number
-            }
-        };
-        if let Some(file_system) = number {
+        if let Some(known) = self.numbers.get(&device) {
+            return *known;
+        }
+        let described = inode
+            .fd()
+            .and_then(|fd| describe(fd.as_fd(), device, self.boot));
+        let number = described.ok().map(|mut described| {
+            described.id = self.file_systems.len() as u32;
+            self.file_systems.push(described);
+            self.file_systems.len() as u32 - 1
+        });
+        self.numbers.insert(device, number);
+        number
+    }
+
+    fn add(&mut self, inode: &Inode, mark: Mark) {
+        if let Some(file_system) = self.number(inode) {
             self.identities.push(Identity {
                 inode: inode.id().0,
                 file_system,
@@ -427,9 +450,9 @@ impl Comparer {
         &self.identities
     }
 
-    /// What is left to compare with once the identities are kept elsewhere.
-    pub(super) fn into_here(self) -> Here {
-        self.here
+    /// What identities are compared by, and the identities.
+    pub(super) fn into_parts(self) -> (Here, Vec<Identity>) {
+        (self.here, self.identities)
     }
 }
 

@@ -275,9 +275,9 @@ impl Planner<'_> {
 
     /// What was removed, and is not open: nothing holds it any more. The source
     /// would answer the guest with the same error, so it is no loss. Where nothing
-    /// at all is found, though, and the root tells nothing, this is another file system.
+    /// at all is found, though, this is another file system.
     fn judge_gone(&mut self, gone: &[&InodeRecord], found: u64) {
-        if found > 0 || self.comparer.is_related() {
+        if found > 0 {
             if !gone.is_empty() {
                 log::info!("{} inodes have been removed and are not open", gone.len());
             }

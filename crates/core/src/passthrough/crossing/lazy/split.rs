@@ -34,9 +34,10 @@ impl Later {
         mount_records: Vec<Mount>,
         beneath: HashSet<(u64, u64)>,
     ) -> Later {
+        let (here, identities) = comparer.into_parts();
         Later {
-            store: Store::new(records, comparer.identities()),
-            here: comparer.into_here(),
+            store: Store::new(records, identities),
+            here,
             mounts,
             mount_records,
             beneath,

@@ -10,6 +10,8 @@ use ferryfs_state::packed::{InodeRef, MarkRef, PackedInodes, PackedMarks, Place}
 use ferryfs_state::{Identity, Inode as InodeRecord};
 use hashbrown::HashTable;
 
+use crate::parallel::{drop_later, in_parallel};
+
 /// Records in a segment.
 const SEGMENT: usize = 4096;
 
@@ -112,9 +114,10 @@ fn hash(hasher: &RandomState, key: Key<'_>) -> u64 {
 impl Store {
     /// Of `records`, by ascending id and all by name or by handle, with those of
     /// `identities` that belong to them. In several threads where there are many.
-    pub(super) fn new(records: Vec<InodeRecord>, identities: &[Identity]) -> Store {
+    pub(super) fn new(records: Vec<InodeRecord>, identities: Vec<Identity>) -> Store {
         let chunks: Vec<&[InodeRecord]> = records.chunks(SEGMENT).collect();
-        let segments = in_parallel(&chunks, |chunk| pack(chunk, identities));
+        let segments = in_parallel(&chunks, |chunk| pack(chunk, &identities));
+        drop_later(records.len(), (records, identities));
         let left = segments.iter().map(|segment| segment.inodes.len()).sum();
         let mut store = Store {
             segments,
@@ -293,41 +296,6 @@ impl Store {
     }
 }
 
-/// `work` on each of `pieces`, on as many threads as there are processors, at most 4.
-fn in_parallel<T: Sync, R: Send>(pieces: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
-    if threads < 2 || pieces.len() < 2 {
-        return pieces.iter().map(work).collect();
-    }
-    let part = pieces.len().div_ceil(threads);
-    std::thread::scope(|scope| {
-        let (first, rest) = pieces.split_at(part.min(pieces.len()));
-        let work = &work;
-        let others: Vec<_> = rest
-            .chunks(part)
-            .map(|pieces| {
-                let run = move || pieces.iter().map(work).collect::<Vec<R>>();
-                std::thread::Builder::new()
-                    .name("restore".into())
-                    .spawn_scoped(scope, run)
-                    .map_err(|_| pieces)
-            })
-            .collect();
-        let mut all: Vec<R> = first.iter().map(work).collect();
-        for other in others {
-            match other {
-                Ok(thread) => match thread.join() {
-                    Ok(results) => all.extend(results),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                },
-                // No more threads can be had.
-                Err(pieces) => all.extend(pieces.iter().map(work)),
-            }
-        }
-        all
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -362,7 +330,7 @@ mod tests {
                 },
             })
             .collect();
-        Store::new(records, &identities)
+        Store::new(records, identities)
     }
 
     #[test]

@@ -540,3 +540,34 @@ fn a_link_to_what_is_not_located_is_its_own() {
         assert_eq!(walk(&target, &[b"d", b"f1"]).node, files[1].1);
     }
 }
+
+/// With the device stopped, only what changed is looked at, whatever lies below it.
+#[test]
+fn a_moved_directory_is_one_look_with_the_device_stopped() {
+    use super::super::verify::LOOKS;
+    for held in HELD {
+        let dir = tempfile::tempdir().unwrap();
+        let share = dir.path();
+        let source = daemon(share, FIND, held);
+        let flags = mount(&source);
+        let files = many(share, &source, 2000);
+        source.begin_precopy();
+        name(b"d", |d| {
+            name(b"moved", |moved| {
+                source
+                    .rename(&CTX, NodeId::ROOT, d, NodeId::ROOT, moved, 0)
+                    .unwrap();
+            });
+        });
+        let before = LOOKS.get();
+        let state = collect(&source);
+        let looks = LOOKS.get() - before;
+        assert!(looks <= 2, "{looks} looks");
+        let target = daemon(share, FIND, held);
+        assert_eq!(restore(&target, state, flags).unwrap(), 0);
+        for (name, node) in files.iter().step_by(100) {
+            let on_disk = fs::metadata(share.join("moved").join(name)).unwrap().ino();
+            assert_eq!(ino(&target, *node).unwrap(), on_disk);
+        }
+    }
+}
