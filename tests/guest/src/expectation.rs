@@ -82,6 +82,13 @@ pub enum Object {
     },
     /// A regular file whose data are another's, too: one copy on the disk.
     Cloned,
+    /// A regular file, the image of a disk, that has a block of this hash somewhere.
+    Holds {
+        /// Bytes of a block.
+        block: u64,
+        /// Hash of it.
+        fnv: u64,
+    },
 }
 
 impl Expectation {
@@ -128,6 +135,7 @@ impl Expectation {
                 fnv,
             } => format!("sparse|{size}|{most}|{at}|{len}|{fnv:x}"),
             Object::Cloned => "cloned".to_owned(),
+            Object::Holds { block, fnv } => format!("holds|{block}|{fnv:x}"),
         };
         format!("{path}|{object}")
     }
@@ -170,6 +178,10 @@ impl Expectation {
                 fnv: u64::from_str_radix(next()?, 16).ok()?,
             },
             "cloned" => Object::Cloned,
+            "holds" => Object::Holds {
+                block: next()?.parse().ok().filter(|block| *block > 0)?,
+                fnv: u64::from_str_radix(next()?, 16).ok()?,
+            },
             _ => return None,
         };
         Some(Self { path, object })
@@ -278,6 +290,15 @@ impl Expectation {
                 is(pattern::fnv(&data) == *fnv, "other bytes")
                     .map_err(|_| format!("{len} bytes at {at} are not the expected ones"))
             }
+            Object::Holds { block, fnv } => {
+                is(kind.is_file(), "a file")?;
+                let data = std::fs::read(&path).map_err(|e| text::error(&e))?;
+                let mut blocks = data.chunks(*block as usize);
+                match blocks.any(|block| pattern::fnv(block) == *fnv) {
+                    true => Ok(()),
+                    false => Err(format!("has no block of {block} bytes that it must have")),
+                }
+            }
             Object::Cloned => {
                 is(kind.is_file(), "a file")?;
                 let file = std::fs::File::open(&path).map_err(|e| text::error(&e))?;
@@ -340,6 +361,10 @@ mod tests {
                 fnv: 11,
             },
             Object::Cloned,
+            Object::Holds {
+                block: 4_096,
+                fnv: 1,
+            },
         ] {
             let e = Expectation::new(odd.clone(), object);
             assert_eq!(Expectation::from_word(&e.to_word()), Some(e));
@@ -367,6 +392,10 @@ mod tests {
         assert!(ok(Expectation::new("f", Object::Absent)).is_err());
         assert!(ok(Expectation::new("f", Object::Fifo)).is_err());
         assert_eq!(ok(Expectation::new("no/where", Object::Absent)), Ok(()));
+        let holds = |fnv| Object::Holds { block: 2, fnv };
+        let (there, not) = (pattern::fnv(b"ab"), pattern::fnv(b"bc"));
+        assert_eq!(ok(Expectation::new("f", holds(there))), Ok(()));
+        assert!(ok(Expectation::new("f", holds(not))).is_err());
         let sparse = |at, len, fnv| Object::Sparse {
             size: 3,
             most: 8_192,

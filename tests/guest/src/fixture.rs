@@ -41,6 +41,8 @@ pub const BOUND: &str = "places/bound";
 pub const BOUND_FROM: &str = "places/bound-from";
 /// A file system whose files can have their data in common (btrfs).
 pub const CLONING: &str = "places/cloning";
+/// The image of its disk, beside the share.
+pub const CLONING_IMAGE: &str = "../btrfs.image";
 /// A subvolume of it that holds so many bytes at most.
 pub const LIMITED: &str = "places/cloning/limited";
 /// Bytes that it may hold.

@@ -21,6 +21,8 @@ const IMAGE_SIZE: u64 = 128 << 20;
 #[derive(Default)]
 pub struct Furniture {
     mounts: Vec<PathBuf>,
+    /// The image of a disk that is mounted.
+    image: Option<PathBuf>,
     /// Checks that cannot be made, and why.
     missing: Vec<(&'static str, String)>,
 }
@@ -63,7 +65,7 @@ impl Furniture {
         self.mounts.push(at);
         if let Err(e) = self.cloning(root) {
             self.without(
-                &["clones", "quota"],
+                &["clones", "quota", "synced"],
                 &format!("no btrfs can be made and mounted here: {e}"),
             );
         }
@@ -75,7 +77,7 @@ impl Furniture {
         need(exists("mkfs.btrfs") && exists("btrfs"), || {
             "mkfs.btrfs and btrfs are not installed (in Debian, btrfs-progs)".into()
         })?;
-        let image = root.with_file_name("btrfs.image");
+        let image = root.join(fixture::CLONING_IMAGE);
         let at = root.join(fixture::CLONING);
         std::fs::create_dir_all(&at).context(at.display())?;
         let file = std::fs::File::create(&image).context(image.display())?;
@@ -88,8 +90,7 @@ impl Furniture {
             .args([&image, &at])
             .output()?;
         self.mounts.push(at.clone());
-        // It lives on as long as it is mounted.
-        std::fs::remove_file(&image).context(image.display())?;
+        self.image = Some(image);
         let limited = root.join(fixture::LIMITED);
         let btrfs = |words: &[&str], path: &Path| {
             let command = Cmd::new("btrfs").args(words).args([path]);
@@ -141,6 +142,10 @@ impl Drop for Furniture {
         // The last is in the first. What stays mounted ends with this process.
         for at in self.mounts.iter().rev() {
             let _ = unmount(at, UnmountFlags::DETACH);
+        }
+        if let Some(image) = &self.image {
+            // If it fails, the next run of this scenario does it.
+            let _ = std::fs::remove_file(image);
         }
     }
 }

@@ -58,7 +58,10 @@ impl Share {
             Work::Core => furniture.without(&["submount"], not_root),
             Work::Features if mounts => furniture.places(path)?,
             Work::Features => {
-                furniture.without(&["mounts", "no-space", "quota", "clones"], not_root);
+                furniture.without(
+                    &["mounts", "no-space", "quota", "clones", "synced"],
+                    not_root,
+                );
             }
             Work::Ids if rustix::process::geteuid().is_root() => furniture.translated(path)?,
             Work::Ids => furniture.without(&["ids"], "only root can give files to others"),

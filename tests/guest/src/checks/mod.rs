@@ -83,6 +83,7 @@ const FEATURES: Set = &[
     ("no-space", features::full::prepare_space),
     ("quota", features::full::prepare_quota),
     ("clones", features::clones::prepare),
+    ("synced", features::synced::prepare),
 ];
 
 /// With other users and groups on the host.

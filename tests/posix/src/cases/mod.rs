@@ -3,6 +3,7 @@
 mod acls;
 mod data;
 mod directories;
+mod ioctls;
 mod locks;
 mod mapping;
 mod names;
@@ -24,10 +25,11 @@ const JOURNEYS_IN_A_HURRY: u64 = 6;
 
 /// Every case with its name. `quick`: fewer of the long ones.
 pub fn all(quick: bool) -> Vec<(String, Case)> {
-    let plain: [&[Plain]; 12] = [
+    let plain: [&[Plain]; 13] = [
         acls::ALL,
         data::ALL,
         directories::ALL,
+        ioctls::ALL,
         locks::ALL,
         mapping::ALL,
         names::ALL,

@@ -8,4 +8,5 @@ pub mod ids;
 pub mod label;
 pub mod mounts;
 pub mod sparse;
+pub mod synced;
 pub mod tmpfile;
