@@ -37,7 +37,13 @@
 //! # }
 //! ```
 //!
-//! Every failure says what was asked and what came back.
+//! Every failure says what was asked and what came back: a refused message its name, its
+//! size and the value that came back, a state that did not load how many bytes of it went
+//! through, a chain that came back unanswered the operation and the node.
+//!
+//! `examples/` has whole programs: `list`, `queue_depth`, `migrate` (with the state in
+//! files, framed as QEMU frames it in be32 blocks and as the RFC of 2023 did by a be64
+//! length) and `nonsense`.
 
 pub mod call;
 pub mod client;
