@@ -126,24 +126,40 @@ impl Host {
     /// When something has.
     #[track_caller]
     pub fn assert_untouched_outside(&self) {
+        if let Some(what) = self.changed_outside() {
+            panic!("{what}");
+        }
+    }
+
+    /// What has changed beside the share.
+    pub fn changed_outside(&self) -> Option<String> {
         let names = |dir: &Path| {
-            let mut names: Vec<_> = fs::read_dir(dir)
-                .expect("directory")
-                .map(|entry| entry.expect("entry").file_name())
-                .collect();
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
             names.sort();
             names
         };
-        assert_eq!(
-            names(self.base.path()),
-            ["outside", "sentinel", "share", "sockets"]
-        );
-        assert_eq!(names(&self.base.path().join("outside")), ["sentinel"]);
+        let outside = self.base.path().join("outside");
+        for (dir, expected) in [
+            (
+                self.base.path(),
+                &["outside", "sentinel", "share", "sockets"][..],
+            ),
+            (&outside, &["sentinel"][..]),
+        ] {
+            let found = names(dir);
+            if found != expected {
+                return Some(format!("beside the share there is {found:?}"));
+            }
+        }
         for sentinel in ["sentinel", "outside/sentinel"] {
             let path = self.base.path().join(sentinel);
-            assert_eq!(fs::read(&path).expect("sentinel"), SENTINEL);
-            assert_eq!(fs::metadata(&path).expect("sentinel").nlink(), 1);
+            let links = fs::metadata(&path).map(|meta| meta.nlink()).ok();
+            if fs::read(&path).ok().as_deref() != Some(SENTINEL) || links != Some(1) {
+                return Some(format!("{} is not what it was", path.display()));
+            }
         }
+        None
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod chains;
 pub mod guest;
 pub mod host;
+pub mod hostile;
 pub mod mounts;
 pub mod programs;
 pub mod script;

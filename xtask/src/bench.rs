@@ -1,6 +1,7 @@
 //! `bench`: figures for the pages in docs/ that have some.
 
 mod daemons;
+mod hostile;
 mod migrate;
 mod page;
 mod state;
@@ -30,6 +31,8 @@ enum What {
     State(state::Args),
     /// A crossing over the number of inodes: writes its part of docs/benchmarks.md
     Migrate(migrate::Args),
+    /// Attacks on ferryfsd and on others, side by side: writes docs/hostile.md
+    Hostile(hostile::Args),
 }
 
 /// Measures.
@@ -38,6 +41,7 @@ pub fn run(args: &Args) -> Result<()> {
         None => daemons::run(&args.daemons),
         Some(What::State(args)) => state::run(args),
         Some(What::Migrate(args)) => migrate::run(args),
+        Some(What::Hostile(args)) => hostile::run(args),
     }
 }
 

@@ -232,8 +232,13 @@ pub fn load(args: &Load) -> Result<(), Error> {
     let mut daemon = args.target.connect()?;
     args.target
         .transfer(daemon.load_state(&mut state.as_slice()))?;
+    // Who serves no queues is no front-end's daemon but a control socket, and that one
+    // keeps what it is given.
+    let is_control = daemon.protocol_offered() & protocol::MQ == 0;
     drop(daemon);
-    kept(&args.target, &read)?;
+    if !is_control {
+        kept(&args.target, &read)?;
+    }
     eprintln!("ferryctl: loaded: {}", summary(state.len(), &read));
     Ok(())
 }

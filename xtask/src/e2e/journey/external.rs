@@ -24,15 +24,11 @@ impl Journeying<'_> {
         let share = self.run.share.path();
         let mut there = self.destination(living, &setup, share, &uri)?;
         living.vm.qmp.migration_settings(true, FULL_SPEED)?;
-        for (vm, name) in [(&mut living.vm, "source"), (&mut there.vm, "destination")] {
-            let capability = json!({ "capability": "pause-before-switchover", "state": true });
-            vm.qmp
-                .execute(
-                    "migrate-set-capabilities",
-                    json!({ "capabilities": [capability] }),
-                )
-                .context(name)?;
-        }
+        let capability = json!({ "capability": "pause-before-switchover", "state": true });
+        living.vm.qmp.execute(
+            "migrate-set-capabilities",
+            json!({ "capabilities": [capability] }),
+        )?;
         living.vm.qmp.execute("migrate", json!({ "uri": uri }))?;
         wait::until("QEMU to wait before the switch-over", MIGRATION, || {
             let now = living.vm.qmp.migration()?;
