@@ -335,6 +335,12 @@ impl<S: Service + Crossing> VhostUserBackend for Device<S> {
         let _gate = self.gate();
         self.transfers.end();
         self.precopy.cancel();
+        // A VMM resets its devices when it starts, before it goes on with a guest.
+        let ran = self.rings().is_some_and(|rings| rings.have_run());
+        if self.expects_guest() && !ran {
+            log::debug!("reset before the guest has come: its state is kept");
+            return;
+        }
         self.expected.is_over();
         self.service.reset();
     }

@@ -6,6 +6,7 @@
 //! | with type external a front-end gets, or gives, a state | `with_external_nothing_goes_through_the_front_end` |
 //! | with type external a guest is lost, as nobody can fetch its state | `with_external_a_save_that_nobody_could_follow_is_refused` |
 //! | a failed migration cannot be tried again with a newer state | `an_operator_gives_a_state_until_the_guest_has_been_here` |
+//! | a VMM that starts, and resets its devices, loses the guest it is to go on with | `a_reset_before_the_guest_has_come_keeps_its_state` |
 //! | a guest's live state is overwritten | `an_operator_gives_a_state_until_the_guest_has_been_here` |
 //! | a front-end starts rings in the middle of an operator's transfer | `a_front_end_that_comes_ends_an_operators_transfer` |
 //! | an operator that hangs, or goes, holds the device | `operators_may_go_or_send_nonsense` |
@@ -138,6 +139,24 @@ fn an_operator_gives_a_state_until_the_guest_has_been_here() {
         daemon.server.calls().contains(&"reset")
     });
     assert_eq!(operator.load(b"another guest"), 0);
+}
+
+#[test]
+fn a_reset_before_the_guest_has_come_keeps_its_state() {
+    let daemon = Daemon::start(external(), true);
+    assert_eq!(daemon.operator().load(b"the guest"), 0);
+    let mut vmm = daemon.connect();
+    vmm.negotiate(BASIC);
+    vmm.must(RESET_DEVICE, &[], &[]);
+    assert_eq!(vmm.load(b""), 0);
+    assert!(!daemon.server.calls().contains(&"reset"));
+    vmm.set_mem_table(&[(0, MEM_SIZE)]);
+    vmm.start_queue(0, 0);
+    vmm.start_queue(Q, 0);
+    vmm.assert_serves(Q);
+    // Later it is a reset like any other.
+    vmm.must(RESET_DEVICE, &[], &[]);
+    assert!(daemon.server.calls().contains(&"reset"));
 }
 
 #[test]
