@@ -341,6 +341,8 @@ const FS_IOC_SETFLAGS: u64 = libc::FS_IOC_SETFLAGS as u64;
 const FS_IOC_FSGETXATTR: u64 = 0x801c_581f;
 /// `_IOW('X', 32, struct fsxattr)`.
 const FS_IOC_FSSETXATTR: u64 = 0x401c_5820;
+/// linux/prctl.h; it copies the caller's own auxiliary vector.
+const PR_GET_AUXV: libc::c_int = 0x4155_5856;
 
 /// A call whose argument `index` must compare to `value` as `is` says.
 fn only(index: u8, is: Is, value: u64) -> Result<SeccompRule, BackendError> {
@@ -373,12 +375,14 @@ fn restricted() -> Result<Rules, BackendError> {
             libc::SYS_socket,
             vec![only(0, Is::Eq, bits(libc::AF_UNIX))?],
         ),
-        // Names of threads, and of memory, as some C libraries give.
+        // Names of threads, and of memory, as some C libraries give; and where the kernel's
+        // clocks are mapped, which rustix asks for when it first reads one.
         (
             libc::SYS_prctl,
             vec![
                 only(0, Is::Eq, bits(libc::PR_SET_NAME))?,
                 only(0, Is::Eq, bits(libc::PR_SET_VMA))?,
+                only(0, Is::Eq, bits(PR_GET_AUXV))?,
             ],
         ),
         // Not blocking, as the standard library asks it of a socket; and a file's
