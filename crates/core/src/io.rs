@@ -1,6 +1,6 @@
 //! How a request's bytes are reached, whatever carried them.
 //!
-//! The virtio-fs transport (fuse-backend-rs' `Reader` and `VirtioFsWriter`) sits
+//! The virtio-fs transport ([`ChainIo`](crate::transport::ChainIo)) sits
 //! behind these traits, so that another chain walker can take its place, and so
 //! that the dispatcher can be tested on plain buffers.
 

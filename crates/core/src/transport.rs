@@ -1,25 +1,25 @@
 //! A virtqueue descriptor chain as a request: [`ChainIo`].
 //!
-//! File data moves by one system call between the file and the guest pages that
-//! the descriptors name; nothing is copied on the way. Bytes written to guest
-//! memory are marked in the memory's dirty bitmap, whatever type that is.
+//! The chain is walked once, and where it leads is kept without an allocation. File data
+//! moves by one system call between the file and the guest pages that the descriptors
+//! name; nothing is copied on the way. Bytes written to guest memory are marked in the
+//! memory's dirty bitmap, whatever type that is, once they are written.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::ops::Deref;
 use std::os::fd::BorrowedFd;
 
-use fuse_backend_rs::transport::{Error as FbrError, Reader, VirtioFsWriter};
 use virtio_queue::DescriptorChain;
 use vm_memory::bitmap::{BitmapSlice, MS};
-use vm_memory::GuestMemory;
+use vm_memory::{GuestMemory, GuestMemoryError};
 
 use crate::io::{ReplyWriter, RequestIo, RequestReader};
 
+mod half;
 #[cfg(test)]
 mod tests;
-mod vectored;
 
-use vectored::VectoredFile;
+use half::Half;
 
 /// Length of a `fuse_out_header` in bytes.
 const OUT_HEADER: usize = 16;
@@ -28,21 +28,20 @@ const OUT_HEADER: usize = 16;
 /// length 0 and goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum ChainError {
-    /// A readable descriptor is outside guest memory, or too long.
+    /// A readable descriptor is not wholly inside one region of guest memory.
     #[error("bad device-readable descriptor: {0}")]
-    Readable(#[source] FbrError),
-    /// A writable descriptor is outside guest memory, or too long.
+    Readable(#[source] GuestMemoryError),
+    /// A writable descriptor is not wholly inside one region of guest memory.
     #[error("bad device-writable descriptor: {0}")]
-    Writable(#[source] FbrError),
+    Writable(#[source] GuestMemoryError),
 }
 
 /// A FUSE request in a virtqueue descriptor chain. `S` is the dirty bitmap of
 /// the guest memory that it lies in.
 pub struct ChainIo<'a, S: BitmapSlice> {
     reader: ChainReader<'a, S>,
-    /// The first 16 bytes of the writable half, or all of it where it is shorter.
-    header: VirtioFsWriter<'a, S>,
     body: ChainWriter<'a, S>,
+    can_reply: bool,
 }
 
 impl<'a, S: BitmapSlice> ChainIo<'a, S> {
@@ -50,8 +49,7 @@ impl<'a, S: BitmapSlice> ChainIo<'a, S> {
     /// guest memory here, and never again.
     ///
     /// # Errors
-    /// A descriptor that is not wholly inside one region of `mem`, or lengths
-    /// whose sum overflows.
+    /// A descriptor that is not wholly inside one region of `mem`.
     #[allow(clippy::type_complexity)] // `MS` is what the bitmap's slice type is called.
     pub fn new<M>(
         mem: &'a M::Target,
@@ -61,23 +59,20 @@ impl<'a, S: BitmapSlice> ChainIo<'a, S> {
         M: Deref + Clone,
         M::Target: GuestMemory + Sized,
     {
-        let reader =
-            Reader::from_descriptor_chain(mem, chain.clone()).map_err(ChainError::Readable)?;
-        let mut header = VirtioFsWriter::new(mem, chain).map_err(ChainError::Writable)?;
-        let room = header.available_bytes();
-        let body = header
-            .split_at(room.min(OUT_HEADER))
-            .map_err(ChainError::Writable)?;
+        let (mut readable, mut writable) = (Half::new(), Half::new());
+        for descriptor in chain {
+            let slice = mem.get_slice(descriptor.addr(), descriptor.len() as usize);
+            match descriptor.is_write_only() {
+                true => writable.push(slice.map_err(ChainError::Writable)?),
+                false => readable.push(slice.map_err(ChainError::Readable)?),
+            }
+        }
+        let room = writable.remaining();
+        writable.skip(room.min(OUT_HEADER));
         Ok(ChainIo {
-            reader: ChainReader {
-                remaining: reader.available_bytes(),
-                inner: reader,
-            },
-            body: ChainWriter {
-                remaining: room.saturating_sub(OUT_HEADER),
-                inner: body,
-            },
-            header,
+            reader: ChainReader(readable),
+            body: ChainWriter(writable),
+            can_reply: room >= OUT_HEADER,
         })
     }
 }
@@ -91,7 +86,7 @@ impl<'a, S: BitmapSlice> RequestIo for ChainIo<'a, S> {
     }
 
     fn can_reply(&self) -> bool {
-        self.header.available_bytes() >= OUT_HEADER
+        self.can_reply
     }
 
     fn body(&mut self) -> &mut Self::Writer {
@@ -102,33 +97,28 @@ impl<'a, S: BitmapSlice> RequestIo for ChainIo<'a, S> {
         (&mut self.reader, &mut self.body)
     }
 
-    fn finish(mut self, header: &[u8; 16]) -> io::Result<usize> {
-        if !self.can_reply() {
+    fn finish(self, header: &[u8; 16]) -> io::Result<usize> {
+        if !self.can_reply {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        self.header.write_all(header)?;
+        self.body.0.write_first(header);
         Ok(u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize)
     }
 }
 
 /// The device-readable half of a chain.
-pub struct ChainReader<'a, S: BitmapSlice> {
-    inner: Reader<'a, S>,
-    // Counted here: asking the crate walks all descriptors.
-    remaining: usize,
-}
+pub struct ChainReader<'a, S: BitmapSlice>(Half<'a, S>);
 
 impl<S: BitmapSlice> RequestReader for ChainReader<'_, S> {
     fn remaining(&self) -> usize {
-        self.remaining
+        self.0.remaining()
     }
 
     fn read_exact(&mut self, buf: &mut [u8]) -> io::Result<()> {
-        if buf.len() > self.remaining {
+        if buf.len() > self.remaining() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.inner.read_exact(buf)?;
-        self.remaining -= buf.len();
+        self.0.read(buf);
         Ok(())
     }
 
@@ -139,32 +129,23 @@ impl<S: BitmapSlice> RequestReader for ChainReader<'_, S> {
         offset: u64,
         rwf_flags: i32,
     ) -> io::Result<usize> {
-        let count = count.min(self.remaining);
-        let written = self
-            .inner
-            .read_to_at(VectoredFile::new(file, rwf_flags), count, offset)?;
-        self.remaining -= written;
-        Ok(written)
+        self.0.write_to_file(file, count, offset, rwf_flags)
     }
 }
 
 /// The device-writable half of a chain, behind the reply header.
-pub struct ChainWriter<'a, S: BitmapSlice> {
-    inner: VirtioFsWriter<'a, S>,
-    remaining: usize,
-}
+pub struct ChainWriter<'a, S: BitmapSlice>(Half<'a, S>);
 
 impl<S: BitmapSlice> ReplyWriter for ChainWriter<'_, S> {
     fn remaining(&self) -> usize {
-        self.remaining
+        self.0.remaining()
     }
 
     fn write_all(&mut self, buf: &[u8]) -> io::Result<()> {
-        if buf.len() > self.remaining {
+        if buf.len() > self.remaining() {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        self.inner.write_all(buf)?;
-        self.remaining -= buf.len();
+        self.0.write(buf);
         Ok(())
     }
 
@@ -174,11 +155,6 @@ impl<S: BitmapSlice> ReplyWriter for ChainWriter<'_, S> {
         count: usize,
         offset: u64,
     ) -> io::Result<usize> {
-        let count = count.min(self.remaining);
-        let read = self
-            .inner
-            .write_from_at(VectoredFile::new(file, 0), count, offset)?;
-        self.remaining -= read;
-        Ok(read)
+        self.0.read_from_file(file, count, offset)
     }
 }

@@ -351,3 +351,48 @@ fn loops_and_broken_links_end() {
         assert!(!io.can_reply());
     }
 }
+
+/// What is kept without an allocation, what is not, and the border between them.
+#[test]
+fn chains_of_any_number_of_descriptors_are_alike() {
+    let mem = memory();
+    for count in (0..20).chain([1000]) {
+        let bytes: Vec<u8> = (0..count * 3 + 16).map(|i| i as u8).collect();
+        mem.write_slice(&bytes, GuestAddress(REQUEST)).unwrap();
+        let half = |make: fn(u64, usize) -> RawDescriptor, at: u64| {
+            (0..count as u64).map(move |i| make(at + i * 3, 3))
+        };
+        let mut descriptors: Vec<_> = half(readable, REQUEST).collect();
+        descriptors.push(readable(REQUEST + count as u64 * 3, 16));
+        descriptors.push(writable(REPLY, 16));
+        descriptors.extend(half(writable, REPLY + 16));
+        chain(&mem, &descriptors, |chain| {
+            clean(&mem);
+            let mut io = ChainIo::<()>::new(&mem, chain).unwrap();
+            let (reader, body) = io.split();
+            assert_eq!(
+                (reader.remaining(), body.remaining()),
+                (count * 3 + 16, count * 3)
+            );
+            // By pieces that do not fit descriptors.
+            let mut read = Vec::new();
+            while reader.remaining() > 0 {
+                let mut piece = vec![0; reader.remaining().min(5)];
+                reader.read_exact(&mut piece).unwrap();
+                read.extend(piece);
+            }
+            assert_eq!(read, bytes);
+            for piece in bytes[..count * 3].chunks(7) {
+                body.write_all(piece).unwrap();
+            }
+            assert_eq!(body.remaining(), 0);
+            let len = count * 3 + 16;
+            assert_eq!(io.finish(&header(len as u32)).unwrap(), len);
+            assert_eq!(dirty_pages(&mem), [REPLY / PAGE]);
+        });
+        let mut reply = vec![0; count * 3 + 16];
+        mem.read_slice(&mut reply, GuestAddress(REPLY)).unwrap();
+        assert_eq!(reply[..16], header(reply.len() as u32));
+        assert_eq!(reply[16..], bytes[..count * 3]);
+    }
+}
