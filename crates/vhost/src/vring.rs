@@ -300,8 +300,9 @@ impl Vring {
                 looked = true;
                 if let Some(longest) = pace.look(self.poll()) {
                     drop(state);
-                    let found = self.look(mem, longest);
-                    pace.looked(found);
+                    if let Some(found) = self.look(mem, longest) {
+                        pace.looked(found);
+                    }
                     state = self.inner.get_mut();
                     continue;
                 }
@@ -335,20 +336,20 @@ impl Vring {
     }
 
     /// Looks at the ring until there is a request, or it may not be taken any more, for
-    /// no longer than `longest`; whether there is one.
-    fn look(&self, mem: &GuestMem, longest: Duration) -> bool {
+    /// no longer than `longest`; whether there is one. `None`: it may not be taken.
+    fn look(&self, mem: &GuestMem, longest: Duration) -> Option<bool> {
         let start = Instant::now();
         loop {
             {
                 let state = self.inner.get_ref();
                 let queue = state.get_queue();
                 if !self.may_take(state.is_enabled(), queue) {
-                    return false;
+                    return None;
                 }
                 match queue.avail_idx(mem, Ordering::Relaxed) {
                     Ok(index) if index.0 == queue.next_avail() => {}
                     // The caller meets the error.
-                    _ => return true,
+                    _ => return Some(true),
                 }
             }
             // Not all the time: whoever stops the ring needs the lock.
@@ -356,7 +357,7 @@ impl Vring {
                 std::hint::spin_loop();
             }
             if start.elapsed() >= longest {
-                return false;
+                return Some(false);
             }
         }
     }

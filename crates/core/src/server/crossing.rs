@@ -147,8 +147,13 @@ impl<F: MigrateFs> Server<F> {
         let config = self.config.crossing.as_ref().ok_or_else(|| {
             CrossingError::Restore("this server was built with no state format".into())
         })?;
-        let (_, State { session: new, mut fs }) =
-            read_state(input, &config.registry, &config.limits).map_err(CrossingError::Read)?;
+        let (
+            _,
+            State {
+                session: new,
+                mut fs,
+            },
+        ) = read_state(input, &config.registry, &config.limits).map_err(CrossingError::Read)?;
         config.remap(&mut fs).map_err(CrossingError::Restore)?;
 
         // From here on nobody else changes the session; up to `apply`, nothing
