@@ -150,6 +150,8 @@ fn a_reset_before_the_guest_has_come_keeps_its_state() {
     vmm.must(RESET_DEVICE, &[], &[]);
     assert_eq!(vmm.load(b""), 0);
     assert!(!daemon.server.calls().contains(&"reset"));
+    // Features are negotiated anew after a reset.
+    vmm.set_features(BASIC);
     vmm.set_mem_table(&[(0, MEM_SIZE)]);
     vmm.start_queue(0, 0);
     vmm.start_queue(Q, 0);
