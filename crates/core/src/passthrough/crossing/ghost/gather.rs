@@ -184,7 +184,7 @@ impl Gatherer<'_> {
     fn look(&self, gathered: &mut Gathered, inode: &Inode) -> FsResult<bool> {
         let seen = Stamp::of(&sys::statx(inode.fd()?.as_fd())?);
         match gathered.files.get_mut(&inode.id()) {
-            Some(file) if file.seen == seen => return Ok(true),
+            Some(file) if file.seen == seen => Ok(true),
             Some(file) => {
                 file.seen = seen;
                 file.bytes = self.measure(inode, seen.size)?;

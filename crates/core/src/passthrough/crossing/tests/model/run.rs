@@ -740,7 +740,7 @@ impl Machine {
             let links = self.model.names(id).len() as u32;
             match &object.what {
                 What::Dir(_) => must!(
-                    (attr.nlink == 0) == !self.model.is_linked(id),
+                    (attr.nlink == 0) != self.model.is_linked(id),
                     "{place}: directory {node} (object {id}) has {} links",
                     attr.nlink
                 ),
