@@ -148,6 +148,7 @@ fn a_reset_before_the_guest_has_come_keeps_its_state() {
     let mut vmm = daemon.connect();
     vmm.negotiate(BASIC);
     vmm.must(RESET_DEVICE, &[], &[]);
+    vmm.set_features(BASIC);
     assert_eq!(vmm.load(b""), 0);
     assert!(!daemon.server.calls().contains(&"reset"));
     // Features are negotiated anew after a reset.
