@@ -581,6 +581,47 @@ fn a_user_gets_namespaces_with_a_user_namespace() {
 }
 
 #[test]
+fn a_user_without_other_ids_can_be_all_of_the_guest_s_users() {
+    if !users_have_namespaces() {
+        return;
+    }
+    let scene = Scene::new().for_nobody();
+    let program = scene.program();
+    let squash = [
+        "--sandbox=namespace",
+        "--translate-uid=squash-guest:0:0:4294967295",
+        "--translate-gid=squash-guest:0:0:4294967295",
+    ];
+    for (options, squashed) in [(&squash[..1], false), (&squash[..], true)] {
+        let open = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(scene.share(), open).expect("mode");
+        let command = scene.command(&program, "s", options);
+        let mut daemon = up(as_nobody(command), &scene.socket("s"));
+        let vm = Vm::boot(daemon.socket()).expect("boot");
+        let client = vm.client().as_caller(Caller::user(1000, 1001));
+        let made = client.mkdir(ROOT_ID, "made", 0o700);
+        let path = scene.share().join("made");
+        if squashed {
+            made.expect("MKDIR");
+            let on_host = fs::metadata(&path).expect("made");
+            assert_eq!((on_host.uid(), on_host.gid()), (NOBODY, NOBODY));
+        } else {
+            // As Linux itself has it, and the log says what to do.
+            assert_eq!(made.expect_err("MKDIR").errno(), Some(libc::EINVAL));
+            assert!(!path.exists());
+            eventually("a word of it", || {
+                let log = daemon.stderr();
+                log.contains("user 1000 of group 1001")
+                    && log.contains("--translate-uid squash-guest:0:0:4294967295")
+            });
+        }
+        daemon.terminate().expect("signal");
+        ends_with_0(daemon);
+        drop(vm);
+    }
+}
+
+#[test]
 fn a_machine_moves_between_confined_daemons() {
     if !is_root("--sandbox namespace without a user namespace") {
         return;

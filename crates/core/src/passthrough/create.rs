@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, RenameFlags};
@@ -66,11 +67,33 @@ impl Passthrough {
             _ => None,
         };
         let groups = translated.as_deref().or(ctx.supplementary_groups);
-        let acting = creds::act_as(uid, gid, groups, override_dac)?;
+        let acting = creds::act_as(uid, gid, groups, override_dac)
+            .inspect_err(|e| self.tell_of_ids(ctx, *e))?;
         Ok(Maker {
             _acting: acting,
             _masked: mode.mask.and_then(sys::masked),
         })
+    }
+
+    /// Says once what to do about users of the guest that this process cannot act as.
+    fn tell_of_ids(&self, ctx: &Context<'_>, errno: Errno) {
+        let remedy = match errno {
+            Errno::EINVAL => {
+                "the user namespace has no such id: give it more by --uid-map and --gid-map, or \
+                 make all of the guest's one by --translate-uid squash-guest:0:0:4294967295 and \
+                 the same --translate-gid"
+            }
+            Errno::EPERM => {
+                "it takes CAP_SETUID and CAP_SETGID: run as root, or with --sandbox namespace"
+            }
+            _ => return,
+        };
+        if !self.told_of_ids.swap(true, Ordering::Relaxed) {
+            let Context { uid, gid, .. } = ctx;
+            log::warn!(
+                "the guest's user {uid} of group {gid} can make nothing ({errno}); {remedy}"
+            );
+        }
     }
 
     /// The mode to make something with.

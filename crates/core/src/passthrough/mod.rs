@@ -41,7 +41,7 @@ mod xattr;
 pub mod xattr_map;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use crate::abi;
@@ -93,6 +93,8 @@ pub struct Passthrough {
     root_mount: Option<Arc<MountRef>>,
     kept_fds: kept_fds::KeptFds,
     budget: budget::Budget,
+    // That a user of the guest is nobody here was said.
+    told_of_ids: AtomicBool,
     locks: locks::Locks,
     // Whether inodes are held by handle where their mount allows it.
     use_handles: bool,
@@ -183,6 +185,7 @@ impl Passthrough {
             locks: locks::Locks::new(proc_self_fd.clone()),
             kept_fds: kept_fds::KeptFds::new(),
             budget: budget::Budget::new(),
+            told_of_ids: AtomicBool::new(false),
             use_handles: root_mount.is_some(),
             root_mount,
             inodes: Arc::new(Inodes::new(root)),
