@@ -159,6 +159,7 @@ pub fn errno(e: Errno) -> String {
         (Errno::BUSY, "EBUSY"),
         (Errno::DEADLK, "EDEADLK"),
         (Errno::EXIST, "EEXIST"),
+        (Errno::FAULT, "EFAULT"),
         (Errno::FBIG, "EFBIG"),
         (Errno::INTR, "EINTR"),
         (Errno::INVAL, "EINVAL"),
