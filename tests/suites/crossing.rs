@@ -696,3 +696,56 @@ fn many_inodes_cross_between_confined_daemons() {
     assert_eq!(identity(&after), identity(&before));
     host::assert_well(&mut target);
 }
+
+/// On before the second daemon has looked for what it was given, and half of it
+/// forgotten on the way.
+#[test]
+fn a_machine_moves_on_before_all_is_located() {
+    const FILES: usize = 3000;
+    for mode in modes() {
+        let host = Host::new();
+        fs::create_dir(host.at("d")).expect("mkdir");
+        for n in 0..FILES {
+            fs::write(host.at(format!("d/f{n}")), "").expect("write");
+        }
+        let options = ["--migration-mode", mode, "--restore-first", "0"];
+        let daemons: Vec<_> = (0..3).map(|_| host.daemon(&options)).collect();
+        let mut vm = Vm::boot(daemons[0].socket()).expect("boot");
+        let mut guest = Guest::of(&vm);
+        let files: Vec<_> = (0..FILES).map(|n| guest.walk(format!("d/f{n}"))).collect();
+        let open = guest.open_path("d/f7", libc::O_RDWR);
+        let at_first = daemons[0].figures().expect("figures").fds;
+
+        migrate(&mut vm, &daemons[1]);
+        let fs = vm.client();
+        for file in files.iter().skip(10).step_by(2) {
+            fs.forget(file.nodeid, 1).expect("FORGET");
+        }
+        fs.write(open.0, open.1, 0, b"from the second").expect("WRITE");
+        migrate(&mut vm, &daemons[2]);
+        let fs = vm.client();
+        for (n, file) in files.iter().enumerate() {
+            if n >= 10 && n % 2 == 0 {
+                continue;
+            }
+            let found = fs.getattr(file.nodeid, None).expect("GETATTR").attr;
+            assert_eq!(found.ino, file.attr.ino, "f{n}, {mode}");
+        }
+        assert_eq!(errno(fs.getattr(files[10].nodeid, None)), libc::EBADF);
+        assert_eq!(
+            fs::read(host.at("d/f7")).expect("read"),
+            b"from the second"
+        );
+        // What is found by name is what the guest knows by number.
+        let d = fs.lookup(ROOT_ID, "d").expect("LOOKUP").nodeid;
+        for n in (1..FILES).step_by(2) {
+            let found = fs.lookup(d, format!("f{n}")).expect("LOOKUP");
+            assert_eq!(found.nodeid, files[n].nodeid, "f{n}, {mode}");
+        }
+        let again = fs.lookup(d, "f10").expect("LOOKUP").nodeid;
+        assert_ne!(again, files[10].nodeid, "it was forgotten");
+        let kept = daemons[2].figures().expect("figures").fds;
+        // Kept ones, of directories and of what was last worked with, come on top.
+        assert!(kept < at_first + 1200, "{kept} descriptors, {at_first} at first");
+    }
+}
