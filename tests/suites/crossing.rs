@@ -721,7 +721,8 @@ fn a_machine_moves_on_before_all_is_located() {
         for file in files.iter().skip(10).step_by(2) {
             fs.forget(file.nodeid, 1).expect("FORGET");
         }
-        fs.write(open.0, open.1, 0, b"from the second").expect("WRITE");
+        fs.write(open.0, open.1, 0, b"from the second")
+            .expect("WRITE");
         migrate(&mut vm, &daemons[2]);
         let fs = vm.client();
         for (n, file) in files.iter().enumerate() {
@@ -732,10 +733,7 @@ fn a_machine_moves_on_before_all_is_located() {
             assert_eq!(found.ino, file.attr.ino, "f{n}, {mode}");
         }
         assert_eq!(errno(fs.getattr(files[10].nodeid, None)), libc::EBADF);
-        assert_eq!(
-            fs::read(host.at("d/f7")).expect("read"),
-            b"from the second"
-        );
+        assert_eq!(fs::read(host.at("d/f7")).expect("read"), b"from the second");
         // What is found by name is what the guest knows by number.
         let d = fs.lookup(ROOT_ID, "d").expect("LOOKUP").nodeid;
         for n in (1..FILES).step_by(2) {
@@ -746,6 +744,9 @@ fn a_machine_moves_on_before_all_is_located() {
         assert_ne!(again, files[10].nodeid, "it was forgotten");
         let kept = daemons[2].figures().expect("figures").fds;
         // Kept ones, of directories and of what was last worked with, come on top.
-        assert!(kept < at_first + 1200, "{kept} descriptors, {at_first} at first");
+        assert!(
+            kept < at_first + 1200,
+            "{kept} descriptors, {at_first} at first"
+        );
     }
 }

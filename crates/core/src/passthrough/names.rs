@@ -147,6 +147,18 @@ impl Names {
         lock(&inode.links).primary().map(LinkRef::to_link)
     }
 
+    /// The directory of that name.
+    pub(super) fn directory_of(&self, inode: &Inode) -> Option<NodeId> {
+        lock(&inode.links).primary().map(|link| link.parent)
+    }
+
+    /// Whether `link` is the name under which `inode` was last seen.
+    pub(super) fn is_primary(&self, inode: &Inode, link: &Link) -> bool {
+        lock(&inode.links)
+            .primary()
+            .is_some_and(|own| own.is(link.parent, &link.name))
+    }
+
     /// As [`Names::primary_of`], by nodeid; pinned directories are found as well.
     pub fn primary(&self, inodes: &Inodes, node: NodeId) -> Option<(NodeId, Box<[u8]>)> {
         let inode = inodes.get_or_pinned(node)?;

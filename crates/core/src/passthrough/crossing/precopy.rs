@@ -20,6 +20,7 @@ use super::everything;
 use super::ghost::gather::{is_unlinked, Candidate, Gathered, Gatherer, TooMuch};
 use super::ghost::Ghosts;
 use super::verify::{self, Verdict};
+use crate::parallel::drop_later;
 use crate::types::NodeId;
 
 /// Between two looks at what has no name.
@@ -146,6 +147,7 @@ impl Worker {
             nodes.len(),
             verdict.suspects.len()
         );
+        drop_later(nodes.len(), nodes);
         verdict
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::super::handle_bytes::FileHandle;
 use super::super::inode::{Inode, Inodes, Place};
-use super::super::names::{Link, Names};
+use super::super::names::Names;
 use super::super::sys;
 use crate::errno::FsResult;
 use crate::types::NodeId;
@@ -77,6 +77,9 @@ pub(super) struct Verdict {
     pub(super) born: HashMap<NodeId, Option<i64>>,
 }
 
+/// Inodes between two looks at whether to stop, where each costs next to nothing.
+const OFTEN: usize = 1024;
+
 /// Checks `nodes`. Ends early, with what there is, once `stop` is set.
 ///
 /// May run beside requests: a name that a request is changing at this moment is
@@ -91,30 +94,39 @@ pub(super) fn verify(
         mut suspects,
         mut born,
     } = Verdict::default();
-    let mut named: Vec<(Link, &Arc<Inode>)> = Vec::with_capacity(nodes.len());
-    for inode in nodes {
+    // Directory and position, all that it takes to put them in order.
+    let mut named: Vec<(NodeId, usize)> = Vec::with_capacity(nodes.len());
+    for (at, inode) in nodes.iter().enumerate() {
+        if at % OFTEN == 0 && stop.load(Ordering::Relaxed) {
+            return Verdict { suspects, born };
+        }
         if inode.id() == NodeId::ROOT || matches!(inode.place(), Place::Lost(_)) {
             continue;
         }
-        match names.primary_of(inode) {
-            Some(link) => named.push((link, inode)),
+        match names.directory_of(inode) {
+            Some(parent) => named.push((parent, at)),
             None => {
                 suspects.insert(inode.id());
             }
         }
     }
     // By directory, so that each is opened once.
-    named.sort_unstable_by_key(|(link, _)| link.parent);
-    for group in named.chunk_by(|(a, _), (b, _)| a.parent == b.parent) {
-        let parent = inodes.get_or_pinned(group[0].0.parent);
+    named.sort_unstable();
+    for group in named.chunk_by(|(a, _), (b, _)| a == b) {
+        let above = group[0].0;
+        let parent = inodes.get_or_pinned(above);
         let dir = parent.as_ref().and_then(|parent| parent.fd().ok());
-        for (link, inode) in group {
+        for &(_, at) in group {
             if stop.load(Ordering::Relaxed) {
                 return Verdict { suspects, born };
             }
+            let inode = &nodes[at];
+            // Renamed or removed by the guest since: that has been noted.
+            let Some(link) = names.primary_of(inode).filter(|link| link.parent == above) else {
+                continue;
+            };
             let _still = names.hold(link.parent, &link.name);
-            // Renamed by the guest since: its new name was right a moment ago.
-            if names.primary_of(inode).as_ref() != Some(link) {
+            if !names.is_primary(inode, &link) {
                 continue;
             }
             let seen = dir
