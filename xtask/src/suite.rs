@@ -13,7 +13,15 @@ pub struct Args {
 }
 
 /// The suites of which crossings are most.
-const CROSSINGS: &[&str] = &["crossing", "external", "identity", "locks", "refusals"];
+const CROSSINGS: &[&str] = &[
+    "crossing",
+    "endurance",
+    "external",
+    "ghosts",
+    "identity",
+    "locks",
+    "refusals",
+];
 
 /// Runs them.
 pub fn run(args: &Args) -> Result<()> {
