@@ -105,6 +105,7 @@ impl Passthrough {
                 born = std::mem::take(&mut found.verdict.born);
             }
             born.extend(seen);
+            self.find_again_in_removed(&inodes, &mut losses);
         }
         // What the guest has forgotten stays behind; its children say a path.
         inodes.retain(|inode| inode.lookups() > 0);
@@ -179,6 +180,35 @@ impl Passthrough {
             Place::Handle { .. } => inode.is_kept(),
             Place::Fd(_) => self.names.primary_of(inode).is_none() && is_unlinked(inode),
             Place::Lost(_) => false,
+        }
+    }
+
+    /// Checks the names of what is remembered to lie in directories that have turned out
+    /// to be removed: it has been removed as well, or lies elsewhere.
+    fn find_again_in_removed(&self, inodes: &[Arc<Inode>], losses: &mut Losses) {
+        loop {
+            let removed = losses.unlinked.iter().filter(|inode| inode.is_dir());
+            let removed: HashSet<NodeId> = removed.map(|inode| inode.id()).collect();
+            let lies_in_one = |inode: &&Arc<Inode>| {
+                let link = self.names.primary_of(inode);
+                link.is_some_and(|link| removed.contains(&link.parent))
+            };
+            let left: Vec<Arc<Inode>> = match removed.is_empty() {
+                true => return,
+                false => inodes.iter().filter(lies_in_one).cloned().collect(),
+            };
+            let left: Vec<Arc<Inode>> = left
+                .into_iter()
+                .filter(|inode| !losses.lost.contains(&inode.id()))
+                .collect();
+            if left.is_empty() {
+                return;
+            }
+            let before = losses.lost.len();
+            self.find_again(&left, losses);
+            if losses.lost.len() == before {
+                return;
+            }
         }
     }
 

@@ -218,6 +218,7 @@ impl Planner<'_> {
     fn find_inodes(&mut self, records: &[InodeRecord], open: &HashSet<u64>, ghosts: &[Ghost]) {
         let mut gone = Vec::new();
         let mut by_handle = 0u64;
+        let mut gone_directories = Vec::new();
         let mut children: Vec<(u64, &InodeRecord)> = Vec::with_capacity(records.len());
         let mut ready = VecDeque::from([NodeId::ROOT]);
         for record in records {
@@ -238,8 +239,10 @@ impl Planner<'_> {
                     }
                     ready.push_back(NodeId(record.id));
                 }
-                // Made again when all others are there.
-                Location::Lost { .. } if is_ghost(ghosts, record.id) => {}
+                // Made again when all others are there; nothing can lie in it.
+                Location::Lost { .. } if is_ghost(ghosts, record.id) => {
+                    gone_directories.push(record.id);
+                }
                 Location::Lost { errno } => {
                     // The source has decided, and said so, that this may be.
                     self.insert(record, lost(record.kind, Errno::from_raw(*errno)));
@@ -249,6 +252,14 @@ impl Planner<'_> {
         }
         self.judge_gone(&gone, by_handle);
         children.sort_unstable_by_key(|(parent, record)| (*parent, record.id));
+        while let Some(directory) = gone_directories.pop() {
+            let from = children.partition_point(|(parent, _)| *parent < directory);
+            let here = children[from..].iter().take_while(|(p, _)| *p == directory);
+            for (_, record) in here {
+                self.insert(record, lost(record.kind, Errno::ESTALE));
+                gone_directories.push(record.id);
+            }
+        }
         while let Some(directory) = ready.pop_front() {
             let from = children.partition_point(|(parent, _)| *parent < directory.0);
             let here = children[from..]

@@ -137,7 +137,8 @@ pub(super) fn verify(
                 if matches!(inode.place(), Place::Fd(_)) {
                     born.insert(inode.id(), seen.born);
                 }
-            } else if inode.lookups() > 0 {
+            } else {
+                // Also where the guest has forgotten it: what lies in it is found by it.
                 suspects.insert(inode.id());
             }
         }

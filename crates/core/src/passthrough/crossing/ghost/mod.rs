@@ -91,11 +91,13 @@ impl Ghosts {
         });
     }
 
-    /// `node` has been given a name.
+    /// `node` has been given a name: it is an object like any other from here on, and its
+    /// number is that which its directory says.
     pub(in super::super) fn linked(&self, node: NodeId) {
         if self.any() {
             self.change(|known| {
                 known.linkable.remove(&node);
+                known.numbers.remove(&node);
             });
         }
     }

@@ -350,6 +350,8 @@ impl Machine {
                     && self.model.child(dir, name(n)).is_none();
                 self.agree("LINK", &linked, may)?;
                 if let Ok(entry) = linked {
+                    // What had no name may have kept a number of its own until now.
+                    self.numbers.remove(&entry.node.0);
                     self.model.put(dir, name(n), id);
                     self.model.knows(dir, name(n), id);
                     self.gave(entry.node, id)?;
@@ -449,7 +451,9 @@ impl Machine {
     fn moved(&mut self, from: (Id, &[u8]), to: (Id, &[u8]), id: Id, by_guest: bool) {
         let there = self.model.child(to.0, to.1);
         if there == Some(id) {
-            // Two names of one file: nothing happens.
+            // Two names of one file: nothing happens, but who has not seen both names does
+            // not know that.
+            self.model.objects[id].known.clear();
             return;
         }
         let was_known = self.model.objects[id]
@@ -663,12 +667,14 @@ impl Machine {
         }
     }
 
-    /// Whether something that the guest holds is nowhere to be found: it has names, and
-    /// none that the guest has seen.
+    /// Whether something that the guest holds may be nowhere to be found: it has names,
+    /// and none that the guest has seen.
     fn may_be_refused(&self) -> bool {
         self.nodes.values().any(|(id, _)| {
             let object = &self.model.objects[*id];
-            self.model.is_linked(*id) && object.known.is_empty() && *id != ROOT
+            // Or it is gone, and the kernel may say so in other words than that.
+            let nowhere = self.model.is_linked(*id) && object.known.is_empty();
+            *id != ROOT && (nowhere || object.weak)
         })
     }
 
@@ -718,7 +724,8 @@ impl Machine {
             let object = self.model.objects[id].clone();
             let attr = match self.daemon.getattr(&CTX, node, None) {
                 Ok(reply) => reply.attr,
-                Err(Errno::ESTALE) if object.weak && !self.is_open(id) => continue,
+                // Whatever the kernel says of a handle to what is gone.
+                Err(_) if object.weak && !self.is_open(id) => continue,
                 Err(e) => return Err(format!("{place}: inode {node} (object {id}): {e}")),
             };
             let number = *self.numbers.entry(node.0).or_insert(attr.ino);
