@@ -283,11 +283,15 @@ fn sections_of_version_3_made_by_hand_from_the_description_are_read() {
     }
     // The sample's lost inode is a fifo.
     let times = ((-2i64, 7u32), (1i64, 999_999_999u32));
-    let (target, xattrs): (&[u8], &[(&[u8], &[u8])]) = (&[], &[]);
+    let target: &[u8] = &[];
+    let xattrs: [(&[u8], &[u8]); 0] = [];
     let numbers = (8u64, 2u64, 77u64, 0o600u32, 1000u32, 100u32, 0u64, 0u64);
     let mut ghosts = Vec::new();
     Postcard
-        .encode(&[(numbers, times, target, false, xattrs)][..], &mut ghosts)
+        .encode(
+            &[(numbers, times, target, false, &xattrs[..])][..],
+            &mut ghosts,
+        )
         .unwrap();
     frames.push(RawFrame::new(10, 1, ghosts));
     let stream = raw_stream(raw_header(1, 3, 0, "postcard"), &frames);

@@ -7,7 +7,9 @@
 //! that is another one, or lacks anything, is a failure. Each file says in its contents
 //! which one it is.
 //!
-//! `FERRYFS_MODEL_CASES` is the number of cases for each way of running a daemon.
+//! `FERRYFS_MODEL_CASES` is the number of cases for each way of running a daemon, and
+//! `FERRYFS_MODEL_SEED` chooses other ones: they are the same in each run otherwise, so
+//! that a change is judged by what it does and not by its luck.
 
 mod reference;
 mod run;
@@ -15,7 +17,9 @@ mod run;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use proptest::test_runner::{Config as Cases, TestCaseError, TestError, TestRunner};
+use proptest::test_runner::{
+    Config as Cases, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner,
+};
 
 use super::super::super::config::{InodeFileHandles, MigrationMode};
 use run::Machine;
@@ -130,21 +134,27 @@ pub(super) struct Way {
     pub(super) held: InodeFileHandles,
 }
 
-fn cases() -> u32 {
-    let said = std::env::var("FERRYFS_MODEL_CASES").ok();
-    said.map_or(CASES, |n| {
-        n.parse().expect("FERRYFS_MODEL_CASES is a number")
-    })
+/// What the environment says, if anything.
+fn said(variable: &str) -> Option<u32> {
+    let said = std::env::var(variable).ok()?;
+    Some(
+        said.parse()
+            .unwrap_or_else(|_| panic!("{variable} is a number")),
+    )
 }
 
 /// Lives as many lives as there are cases; the shortest that fails is shown.
 fn live(way: Way) {
-    let mut runner = TestRunner::new(Cases {
-        cases: cases(),
+    let config = Cases {
+        cases: said("FERRYFS_MODEL_CASES").unwrap_or(CASES),
         failure_persistence: None,
         max_shrink_iters: 4000,
         ..Cases::default()
-    });
+    };
+    let mut seed = [0; 32];
+    seed[..4].copy_from_slice(&said("FERRYFS_MODEL_SEED").unwrap_or(0).to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+    let mut runner = TestRunner::new_with_rng(config, rng);
     let outcome = runner.run(&vec(step(), 1..50), |steps| {
         let mut machine = Machine::new(way);
         machine.live(&steps).map_err(TestCaseError::fail)?;
