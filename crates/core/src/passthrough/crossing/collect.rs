@@ -11,13 +11,14 @@ use serde_bytes::ByteBuf;
 
 use super::super::config::{MigrationMode, MigrationOnError};
 use super::super::handle::{HandleKind, OpenFile};
-use super::super::handle_bytes;
+use super::super::handle_bytes::{self, FileHandle as KernelHandle};
 use super::super::inode::{Inode, Place};
 use super::super::Passthrough;
 use super::everything;
 use super::ghost::gather::is_unlinked;
 use super::identity::{known_mark, Collector};
-use super::relocate::Whereabouts;
+use super::relocate::{path_below, Whereabouts};
+use super::restore::open_child;
 use super::verify::{self, Verdict};
 use crate::errno::Errno;
 use crate::parallel::{drop_later, in_parallel};
@@ -96,7 +97,9 @@ impl Passthrough {
                 _ => inodes.clone(),
             };
             let next = self.inodes.next();
-            let seen = self.find_again(&again, &mut losses);
+            self.names.track(true);
+            let mut seen = self.find_again(&again, &mut losses);
+            seen.extend(self.find_displaced(&mut losses));
             if self.inodes.next() != next {
                 // Directories that were found on the way are known now.
                 inodes = everything(&self.inodes);
@@ -181,6 +184,30 @@ impl Passthrough {
             Place::Fd(_) => self.names.primary_of(inode).is_none() && is_unlinked(inode),
             Place::Lost(_) => false,
         }
+    }
+
+    /// Checks the names of what has lost one since tracking was switched on, and switches
+    /// it off: where one inode has been found again may be the name by which another was
+    /// remembered, which nobody has looked at since others moved the first one there.
+    fn find_displaced(&self, losses: &mut Losses) -> HashMap<NodeId, Option<i64>> {
+        let mut born = HashMap::new();
+        loop {
+            let displaced: Vec<Arc<Inode>> = self
+                .names
+                .take_changed()
+                .into_iter()
+                .filter(|node| !losses.lost.contains(node))
+                .filter_map(|node| self.inodes.get_or_pinned(node))
+                .filter(|inode| self.names.primary_of(inode).is_none())
+                .collect();
+            if displaced.is_empty() {
+                break;
+            }
+            // Each that is not found is lost, so that this comes to an end.
+            born.extend(self.find_again(&displaced, losses));
+        }
+        self.names.track(false);
+        born
     }
 
     /// Checks the names of what is remembered to lie in directories that have turned out
@@ -533,8 +560,34 @@ impl Passthrough {
         if root.numbers().mnt_id == mnt_id {
             return Some(Vec::new());
         }
-        // Up by the remembered names until the mount's own root.
-        let mut top = inode.id();
+        self.mount_path_by_name(mnt_id, inode.id())
+            .or_else(|| self.mount_path_by_descriptor(mnt_id))
+            .or_else(|| {
+                // Another that lies there may have a name.
+                let all = everything(&self.inodes).into_iter();
+                all.filter(|inode| inode.numbers().mnt_id == mnt_id)
+                    .find_map(|inode| self.mount_path_by_name(mnt_id, inode.id()))
+            })
+    }
+
+    /// By what handles are opened with on the mount: what has come by file handle has no
+    /// remembered name until the guest looks it up, and what is unlinked has none at all.
+    fn mount_path_by_descriptor(&self, mnt_id: u32) -> Option<Vec<ByteBuf>> {
+        let mount = self.mounts.usable(mnt_id)?;
+        let root = self.config.root.as_fd();
+        let path = path_below(self.proc_self_fd(), root, mount.fd()).ok()??;
+        // Unlinked meanwhile, or another mount lies over it: what counts is where it leads.
+        let mut at = root.try_clone_to_owned().ok()?;
+        for component in &path {
+            at = open_child(at.as_fd(), component).ok()?;
+        }
+        let (_, found) = KernelHandle::of_fd(at.as_fd()).ok()?;
+        (found == mnt_id).then(|| path.into_iter().map(ByteBuf::from).collect())
+    }
+
+    /// Up by the remembered names until the mount's own root.
+    fn mount_path_by_name(&self, mnt_id: u32, inode: NodeId) -> Option<Vec<ByteBuf>> {
+        let mut top = inode;
         for _ in 0..=self.inodes.len() {
             let (parent, _) = self.names.primary(&self.inodes, top)?;
             let above = self.inodes.get_or_pinned(parent)?;
