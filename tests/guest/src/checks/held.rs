@@ -54,6 +54,19 @@ impl Held {
         self.path = path;
     }
 
+    /// Takes the inode number that the file has now, by its descriptor and its path alike.
+    pub fn renumbered(&mut self) -> Result<()> {
+        let (open, named) = (sys::ino(&self.file)?, sys::path_ino(&self.path)?);
+        need(open == named, || {
+            format!(
+                "{:?}: its path leads to inode {named}, its descriptor to {open}",
+                self.path.file_name().unwrap_or_default()
+            )
+        })?;
+        self.ino = open;
+        Ok(())
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
