@@ -20,6 +20,7 @@ use crate::error::{expect_eq, BenchError};
 use crate::machine::{Machine, Scratch};
 use crate::process::{is_busy, Usage};
 use crate::progress::Progress;
+use crate::sample;
 
 use self::report::Report;
 
@@ -357,11 +358,7 @@ impl Bench<'_> {
 
 fn median(rounds: &[Crossing]) -> Option<Crossing> {
     let first = rounds.first()?;
-    let float = |figure: fn(&Crossing) -> f64| {
-        let mut values: Vec<f64> = rounds.iter().map(figure).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
+    let float = |figure: fn(&Crossing) -> f64| sample::median(rounds.iter().map(figure));
     let most = |figure: fn(&Crossing) -> u64| rounds.iter().map(figure).max().unwrap_or(0);
     // What is not a time hardly differs between rounds.
     Some(Crossing {
