@@ -181,16 +181,8 @@ impl Journeying<'_> {
         let ended = living.daemon.process().wait_end(END)?;
         need(ended.success(), || format!("the daemon ended with {ended}"))?;
         self.note_state(&living.daemon);
-        let mut there = self.destination(living, &setup, share, &uri)?;
-        wait::until("the restored memory", MIGRATION, || {
-            if let Some(status) = there.vm.process().ended()? {
-                let said = there.said();
-                return Err(Fail::new(format!("the restore failed: {status}\n{said}")));
-            }
-            Ok((there.vm.qmp.migration()?.status == "completed").then_some(()))
-        })?;
-        there.vm.qmp.execute("cont", json!({}))?;
-        *living = there;
+        let there = self.destination(living, &setup, share, &uri)?;
+        *living = restored(there)?;
         self.verify(living, "after the restore")
     }
 
@@ -248,4 +240,17 @@ impl Journeying<'_> {
         }
         Ok(())
     }
+}
+
+/// Waits until a machine that was started from a file has its memory, and lets it go on.
+pub(super) fn restored(mut there: Living) -> Result<Living> {
+    wait::until("the restored memory", MIGRATION, || {
+        if let Some(status) = there.vm.process().ended()? {
+            let said = there.said();
+            return Err(Fail::new(format!("the restore failed: {status}\n{said}")));
+        }
+        Ok((there.vm.qmp.migration()?.status == "completed").then_some(()))
+    })?;
+    there.vm.qmp.execute("cont", json!({}))?;
+    Ok(there)
 }

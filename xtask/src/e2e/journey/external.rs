@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::crossing::MIGRATION;
+use super::crossing::{restored, MIGRATION};
 use super::{Journeying, Living};
 use crate::command::Cmd;
 use crate::e2e::daemon::{Daemon, StateBy};
@@ -82,16 +82,8 @@ impl Journeying<'_> {
         let mut setup = self.setup();
         setup.state_by = StateBy::File(state);
         let share = self.run.share.path();
-        let mut there = self.destination(living, &setup, share, &uri)?;
-        wait::until("the restored memory", MIGRATION, || {
-            if let Some(status) = there.vm.process().ended()? {
-                let said = there.said();
-                return Err(Fail::new(format!("the restore failed: {status}\n{said}")));
-            }
-            Ok((there.vm.qmp.migration()?.status == "completed").then_some(()))
-        })?;
-        there.vm.qmp.execute("cont", json!({}))?;
-        *living = there;
+        let there = self.destination(living, &setup, share, &uri)?;
+        *living = restored(there)?;
         self.verify(living, "after a restore from two files")
     }
 
