@@ -15,6 +15,7 @@ use memfd::{FileSeal, MemfdOptions};
 
 use crate::frontend::{Frontend, FrontendError};
 use crate::state::{Direction, StateError};
+use crate::wire::WireError;
 
 /// Size of the shared area in bytes, and the most that goes through at a time.
 pub const CHUNK: usize = 4 << 20;
@@ -35,6 +36,14 @@ pub enum StateChannel {
     DeviceState,
     /// FS_SET_STATE_FD, FS_GET_STATE, FS_SET_STATE: the RFC of 2023.
     Rfc,
+}
+
+/// A refusal with the name that the message has here: its number has another one today.
+fn refused(mut error: FrontendError, name: &'static str) -> FrontendError {
+    if let FrontendError::Wire(WireError::Refused { request, .. }) = &mut error {
+        *request = name;
+    }
+    error
 }
 
 impl Frontend {
@@ -75,7 +84,8 @@ impl Frontend {
     /// # Errors
     /// [`StateError::Frontend`].
     pub fn attach_state_area(&mut self, area: impl AsFd, size: u64) -> Result<(), StateError> {
-        Ok(self.request(FS_SET_STATE_FD, &size.to_ne_bytes(), &[area.as_fd()])?)
+        let asked = self.request(FS_SET_STATE_FD, &size.to_ne_bytes(), &[area.as_fd()]);
+        Ok(asked.map_err(|e| refused(e, "FS_SET_STATE_FD"))?)
     }
 
     /// FS_SET_STATE_FD with nothing: the back-end lets the area go, and applies what it
@@ -84,7 +94,8 @@ impl Frontend {
     /// # Errors
     /// [`StateError::Frontend`]; for a load, the back-end's refusal.
     pub fn detach_state_area(&mut self) -> Result<(), StateError> {
-        Ok(self.request(FS_SET_STATE_FD, &[0; 8], &[])?)
+        let asked = self.request(FS_SET_STATE_FD, &[0; 8], &[]);
+        Ok(asked.map_err(|e| refused(e, "FS_SET_STATE_FD"))?)
     }
 
     /// FS_GET_STATE: bytes of the state from `offset` to its end, of which as many as
@@ -119,7 +130,8 @@ impl Frontend {
     /// # Errors
     /// [`StateError::Frontend`].
     pub fn set_state_chunk(&mut self, offset: u64, size: u64) -> Result<(), StateError> {
-        Ok(self.request(FS_SET_STATE, &range(offset, size), &[])?)
+        let asked = self.request(FS_SET_STATE, &range(offset, size), &[]);
+        Ok(asked.map_err(|e| refused(e, "FS_SET_STATE"))?)
     }
 
     fn save_state_rfc(&mut self, out: &mut impl Write) -> Result<usize, StateError> {
