@@ -11,9 +11,11 @@ pub mod hostile;
 pub mod mounts;
 pub mod programs;
 pub mod script;
+pub mod writer;
 
 pub use guest::Guest;
 pub use host::Host;
+pub use writer::Writer;
 
 /// The formats that `--state-format` knows.
 pub const FORMATS: [&str; 4] = ["postcard", "msgpack", "postcard+zstd", "msgpack+zstd"];

@@ -7,10 +7,8 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use ferryfs_frontend::spawn::Daemon;
-use ferryfs_frontend::state::StateError;
-use ferryfs_frontend::vmm::VmError;
-use ferryfs_frontend::{Frontend, Vm};
-use ferryfs_tests::{eventually, host, programs, text, Guest, Host, FORMATS};
+use ferryfs_frontend::{Frontend, Vm, VmConfig};
+use ferryfs_tests::{host, programs, Host, Writer, FORMATS};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -40,55 +38,15 @@ fn failed(output: Output) -> String {
     said
 }
 
-/// A machine that writes to one file through handles that it opened at the start.
-struct Writer {
-    vm: Vm,
-    guest: Guest,
-    file: (u64, u64),
-    /// What the file must hold.
-    written: String,
+fn boot(daemon: &Daemon) -> Writer {
+    Writer::boot(daemon, VmConfig::default(), "dir/file", "one")
 }
 
-impl Writer {
-    fn boot(daemon: &Daemon) -> Writer {
-        let vm = Vm::boot(daemon.socket()).expect("boot");
-        let mut guest = Guest::of(&vm);
-        let file = guest.open_path("dir/file", libc::O_RDWR);
-        let mut writer = Writer {
-            vm,
-            guest,
-            file,
-            written: String::new(),
-        };
-        writer.write("one");
-        writer
-    }
-
-    #[track_caller]
-    fn write(&mut self, word: &str) {
-        let (node, fh) = self.file;
-        let at = self.written.len() as u64;
-        let wrote = self.guest.write(node, fh, at, word.as_bytes());
-        wrote.unwrap_or_else(|e| panic!("WRITE of {word}: {}", text(&e)));
-        self.written += word;
-        let read = self.guest.read(node, fh, 0, 4096).expect("READ");
-        assert_eq!(read, self.written.as_bytes());
-    }
-
-    /// Lets the front-end vanish; the machine and its rings stay.
-    fn hang_up(&mut self) {
-        self.vm.stop().expect("stop");
-        let socket = self.vm.frontend().connection().socket();
-        socket.shutdown(std::net::Shutdown::Both).expect("hang up");
-    }
-
-    /// Goes on on `daemon`, as a VMM does that sends `state`.
-    #[track_caller]
-    fn go_on(&mut self, daemon: &Daemon, state: Option<&[u8]>, word: &str) {
-        let moved = self.vm.resume_on(daemon.socket(), state);
-        drop(moved.unwrap_or_else(|e| panic!("{}\n{}", text(&e), daemon.stderr())));
-        self.write(word);
-    }
+/// Lets the front-end vanish; the machine and its rings stay.
+fn hang_up(writer: &mut Writer) {
+    writer.vm.stop().expect("stop");
+    let socket = writer.vm.frontend().connection().socket();
+    socket.shutdown(std::net::Shutdown::Both).expect("hang up");
 }
 
 fn share() -> Host {
@@ -129,8 +87,8 @@ fn a_saved_guest_goes_on_on_a_daemon_that_starts_from_the_file() {
             sandbox,
         ];
         let mut source = host.daemon(&options);
-        let mut writer = Writer::boot(&source);
-        writer.hang_up();
+        let mut writer = boot(&source);
+        hang_up(&mut writer);
         let file = state_path(&host, "saved");
         let output = ferryctl(
             &["save", "-o", file.to_str().expect("UTF-8")],
@@ -150,7 +108,8 @@ fn a_saved_guest_goes_on_on_a_daemon_that_starts_from_the_file() {
         fs::write(&again, &output.stdout).expect("write");
         told(output);
         same(&file, &again);
-        writer.go_on(&daemon, load, "two");
+        writer.go_on(&daemon, load);
+        writer.write("two");
         assert_eq!(fs::read(host.at("dir/file")).expect("read"), b"onetwo");
         assert_eq!(host::lines(&daemon, "ERROR"), [""; 0]);
         drop(writer);
@@ -177,7 +136,7 @@ fn same(a: &Path, b: &Path) {
 fn a_file_that_cannot_be_loaded_ends_the_start() {
     let host = share();
     let source = host.daemon(&["--keep-state"]);
-    Writer::boot(&source).hang_up();
+    hang_up(&mut boot(&source));
     let good = state_path(&host, "good");
     told(ferryctl(
         &["save", "-o", good.to_str().expect("UTF-8")],
@@ -226,28 +185,11 @@ fn a_file_that_cannot_be_loaded_ends_the_start() {
     }
 }
 
-#[track_caller]
-fn refused(writer: &mut Writer, daemon: &Daemon, state: &[u8], why: &str) {
-    let error = writer.vm.resume_on(daemon.socket(), Some(state));
-    let error = error.err().unwrap_or_else(|| panic!("taken: {why}"));
-    let of_the_daemon = matches!(
-        &error,
-        VmError::State {
-            source: StateError::Failed { .. },
-            ..
-        }
-    );
-    assert!(of_the_daemon, "{}", text(&error));
-    eventually("the refusal is logged", || {
-        host::lines(daemon, "ERROR").iter().any(|l| l.contains(why))
-    });
-}
-
 #[test]
 fn a_daemon_takes_its_guest_s_state_from_one_place() {
     let host = share();
     let source = host.daemon(&["--keep-state"]);
-    let mut writer = Writer::boot(&source);
+    let mut writer = boot(&source);
     writer.vm.stop().expect("stop");
     let state = writer.vm.save_state().expect("save");
     let file = state_path(&host, "saved");
@@ -255,11 +197,12 @@ fn a_daemon_takes_its_guest_s_state_from_one_place() {
 
     // Without a file, nothing is no state.
     let without = host.daemon(&["--keep-listening"]);
-    refused(&mut writer, &without, b"", "the stream is empty");
+    writer.refused(&without, b"", "the stream is empty");
     // With one, another state is one too many; and the first is still there.
     let mut with = from_file(&host, &file, &[]);
-    refused(&mut writer, &with, &state, "the front-end sends another");
-    writer.go_on(&with, None, "two");
+    writer.refused(&with, &state, "the front-end sends another");
+    writer.go_on(&with, None);
+    writer.write("two");
     host::assert_well(&mut with);
     assert_eq!(fs::read(host.at("dir/file")).expect("read"), b"onetwo");
 }
@@ -268,10 +211,11 @@ fn a_daemon_takes_its_guest_s_state_from_one_place() {
 fn a_guest_comes_back_to_the_daemon_that_kept_its_state() {
     let host = share();
     let mut daemon = host.daemon(&["--keep-state"]);
-    let mut writer = Writer::boot(&daemon);
+    let mut writer = boot(&daemon);
     for (load, word) in [(None, "two"), (Some(&b""[..]), "three"), (None, "four")] {
-        writer.hang_up();
-        writer.go_on(&daemon, load, word);
+        hang_up(&mut writer);
+        writer.go_on(&daemon, load);
+        writer.write(word);
     }
     assert_eq!(
         fs::read(host.at("dir/file")).expect("read"),
@@ -279,7 +223,7 @@ fn a_guest_comes_back_to_the_daemon_that_kept_its_state() {
     );
     // Another guest begins anew.
     let (node, fh) = writer.file;
-    writer.hang_up();
+    hang_up(&mut writer);
     let fresh = Vm::boot(daemon.socket()).expect("boot");
     assert_eq!(
         ferryfs_tests::errno(fresh.client().read(node, fh, 0, 1)),
@@ -293,8 +237,8 @@ fn a_guest_comes_back_to_the_daemon_that_kept_its_state() {
 fn a_state_is_loaded_into_a_daemon_that_keeps_it() {
     let host = share();
     let source = host.daemon(&["--keep-state"]);
-    let mut writer = Writer::boot(&source);
-    writer.hang_up();
+    let mut writer = boot(&source);
+    hang_up(&mut writer);
     let file = state_path(&host, "saved");
     let name = file.to_str().expect("UTF-8");
     told(ferryctl(&["save", "-o", name], source.socket()));
@@ -302,7 +246,8 @@ fn a_state_is_loaded_into_a_daemon_that_keeps_it() {
     let daemon = host.daemon(&["--keep-state"]);
     let said = told(ferryctl(&["load", name], daemon.socket()));
     assert!(said.starts_with("ferryctl: loaded: "), "{said}");
-    writer.go_on(&daemon, None, "two");
+    writer.go_on(&daemon, None);
+    writer.write("two");
     assert_eq!(fs::read(host.at("dir/file")).expect("read"), b"onetwo");
 
     // Daemons that let go of a state with the front-end that brought it.
@@ -332,13 +277,14 @@ fn a_state_is_loaded_into_a_daemon_that_keeps_it() {
 fn a_daemon_that_serves_a_machine_has_no_time() {
     let host = share();
     let daemon = host.daemon(&["--keep-state"]);
-    let mut writer = Writer::boot(&daemon);
+    let mut writer = boot(&daemon);
     let said = failed(ferryctl(&["save", "--wait", "1"], daemon.socket()));
     assert!(said.contains("one front-end at a time"), "{said}");
     writer.write("two");
     // It was not served later, in nobody's interest.
-    writer.hang_up();
-    writer.go_on(&daemon, None, "three");
+    hang_up(&mut writer);
+    writer.go_on(&daemon, None);
+    writer.write("three");
     let absent = failed(ferryctl(&["save"], &state_path(&host, "absent")));
     assert!(absent.contains("cannot connect"), "{absent}");
 }

@@ -10,8 +10,8 @@ use ferryfs_frontend::rfc_state::StateChannel;
 use ferryfs_frontend::spawn::Daemon;
 use ferryfs_frontend::state::StateError;
 use ferryfs_frontend::vmm::VmError;
-use ferryfs_frontend::{Frontend, Vm, VmConfig};
-use ferryfs_tests::{eventually, host, programs, text, Guest, Host};
+use ferryfs_frontend::{Frontend, VmConfig};
+use ferryfs_tests::{eventually, host, programs, text, Host, Writer};
 
 const CHANNELS: [StateChannel; 2] = [StateChannel::DeviceState, StateChannel::Rfc];
 
@@ -39,64 +39,12 @@ fn share() -> Host {
     host
 }
 
-/// A machine that appends to one file through a handle that it opened at the start.
-struct Writer {
-    vm: Vm,
-    guest: Guest,
-    file: (u64, u64),
-    written: String,
-}
-
-impl Writer {
-    fn boot(daemon: &Daemon, channel: StateChannel) -> Writer {
-        let config = VmConfig {
-            state_channel: channel,
-            ..VmConfig::default()
-        };
-        let vm = Vm::boot_with(daemon.socket(), config).expect("boot");
-        let mut guest = Guest::of(&vm);
-        let file = guest.open_path("file", libc::O_RDWR);
-        let mut writer = Writer {
-            vm,
-            guest,
-            file,
-            written: String::new(),
-        };
-        writer.write("one ");
-        writer
-    }
-
-    #[track_caller]
-    fn write(&mut self, word: &str) {
-        let (node, fh) = self.file;
-        let at = self.written.len() as u64;
-        let wrote = self.guest.write(node, fh, at, word.as_bytes());
-        wrote.unwrap_or_else(|e| panic!("WRITE of {word}: {}", text(&e)));
-        self.written += word;
-    }
-
-    #[track_caller]
-    fn go_on(&mut self, on: &Daemon, state: Option<&[u8]>) {
-        let moved = self.vm.resume_on(on.socket(), state);
-        drop(moved.unwrap_or_else(|e| panic!("{}\n{}", text(&e), on.stderr())));
-    }
-
-    /// The state cannot go on there, for the reason that the daemon's log gives.
-    #[track_caller]
-    fn refused(&mut self, on: &Daemon, state: &[u8], why: &str) {
-        let error = self.vm.resume_on(on.socket(), Some(state));
-        let error = error.err().unwrap_or_else(|| panic!("taken: {why}"));
-        assert!(matches!(error, VmError::State { .. }), "{}", text(&error));
-        eventually("the refusal is logged", || {
-            host::lines(on, "ERROR").iter().any(|l| l.contains(why))
-        });
-    }
-
-    #[track_caller]
-    fn check(&self, host: &Host) {
-        let disk = fs::read_to_string(host.at("file")).expect("read");
-        assert_eq!(disk, self.written);
-    }
+fn boot(daemon: &Daemon, channel: StateChannel) -> Writer {
+    let config = VmConfig {
+        state_channel: channel,
+        ..VmConfig::default()
+    };
+    Writer::boot(daemon, config, "file", "one ")
 }
 
 fn ferryctl(args: &[&str], socket: &Path) -> Output {
@@ -145,7 +93,7 @@ fn with_none_a_vmm_knows_before_it_begins() {
     assert_eq!(frontend.protocol_acked() & protocol::DEVICE_STATE, 0);
     drop(frontend);
     for channel in CHANNELS {
-        let mut writer = Writer::boot(&daemon, channel);
+        let mut writer = boot(&daemon, channel);
         writer.vm.stop().expect("stop");
         let error = writer.vm.save_state().expect_err("nothing crosses");
         assert!(matches!(error, VmError::State { .. }), "{}", text(&error));
@@ -168,7 +116,7 @@ fn with_external_the_state_goes_from_daemon_to_daemon() {
         for connected in [true, false] {
             let host = share();
             let (source, there) = (external(&host, &[]), external(&host, &[]));
-            let mut writer = Writer::boot(&source.daemon, channel);
+            let mut writer = boot(&source.daemon, channel);
             let waiting = connected.then(|| {
                 let mut waiting = Frontend::connect(there.daemon.socket()).expect("connect");
                 waiting.get_features().expect("GET_FEATURES");
@@ -199,7 +147,7 @@ fn with_external_the_state_goes_by_a_file() {
     for channel in CHANNELS {
         let host = share();
         let source = external(&host, &[]);
-        let mut writer = Writer::boot(&source.daemon, channel);
+        let mut writer = boot(&source.daemon, channel);
         let file = host.base().join("sockets/state");
         let name = file.to_str().expect("UTF-8");
         let save = |socket: &Path| ferryctl(&["save", "--wait", "1", "-o", name], socket);
@@ -226,7 +174,7 @@ fn what_the_source_says_decides_at_the_destination() {
     for channel in CHANNELS {
         let host = share();
         let source = external(&host, &[]);
-        let mut writer = Writer::boot(&source.daemon, channel);
+        let mut writer = boot(&source.daemon, channel);
         writer.vm.stop().expect("stop");
         let nothing = writer.vm.save_state().expect("save");
         // 0 bytes where nothing was given by other means, whatever the type.
@@ -238,7 +186,7 @@ fn what_the_source_says_decides_at_the_destination() {
         }
         // A state where the type says that none comes.
         let internal = start(&host, &[]);
-        let mut other = Writer::boot(&internal.daemon, channel);
+        let mut other = boot(&internal.daemon, channel);
         other.vm.stop().expect("stop");
         let state = other.vm.save_state().expect("save");
         let there = external(&host, &["--keep-listening"]);
@@ -258,7 +206,7 @@ fn what_the_source_says_decides_at_the_destination() {
 fn a_crossing_that_failed_is_tried_again_with_the_newer_state() {
     let host = share();
     let (source, there) = (external(&host, &[]), external(&host, &[]));
-    let mut writer = Writer::boot(&source.daemon, StateChannel::DeviceState);
+    let mut writer = boot(&source.daemon, StateChannel::DeviceState);
     writer.vm.stop().expect("stop");
     carry(&source, &there);
     // The destination's VMM comes and goes without the guest, which goes on here.
@@ -296,7 +244,7 @@ fn a_crossing_that_failed_is_tried_again_with_the_newer_state() {
 fn a_save_that_nobody_could_follow_is_refused() {
     let host = share();
     let daemon = host.daemon(&["--migration-type", "external"]);
-    let mut writer = Writer::boot(&daemon, StateChannel::DeviceState);
+    let mut writer = boot(&daemon, StateChannel::DeviceState);
     writer.vm.stop().expect("stop");
     let error = writer.vm.save_state().expect_err("the guest would be lost");
     let refused = matches!(
@@ -321,7 +269,7 @@ fn the_control_socket_is_the_daemon_s_user_s_and_goes_with_it() {
         let mut kept = external(&host, &["--keep-listening", "--sandbox", sandbox]);
         let mode = fs::metadata(&kept.control).expect("socket").permissions();
         assert_eq!(mode.mode() & 0o077, 0, "{sandbox}");
-        let mut writer = Writer::boot(&kept.daemon, StateChannel::DeviceState);
+        let mut writer = boot(&kept.daemon, StateChannel::DeviceState);
         writer.vm.stop().expect("stop");
         // Confined, and with system calls restricted.
         let saved = ferryctl(&["save"], &kept.control);
