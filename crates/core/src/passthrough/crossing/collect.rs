@@ -1,7 +1,7 @@
 //! Source side: the tables as a state, once the device is stopped.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use serde_bytes::ByteBuf;
 
 use super::super::config::{MigrationMode, MigrationOnError};
 use super::super::handle::{HandleKind, OpenFile};
-use super::super::handle_bytes::{self, FileHandle as KernelHandle};
+use super::super::handle_bytes;
 use super::super::inode::{Inode, Place};
-use super::super::Passthrough;
+use super::super::{sys, Passthrough};
 use super::everything;
 use super::ghost::gather::is_unlinked;
 use super::identity::{known_mark, Collector};
@@ -561,28 +561,38 @@ impl Passthrough {
             return Some(Vec::new());
         }
         self.mount_path_by_name(mnt_id, inode.id())
-            .or_else(|| self.mount_path_by_descriptor(mnt_id))
             .or_else(|| {
-                // Another that lies there may have a name.
+                let mount = self.mounts.usable(mnt_id)?;
+                self.mount_path_by_descriptor(mnt_id, mount.fd())
+            })
+            .or_else(|| {
                 let all = everything(&self.inodes).into_iter();
                 all.filter(|inode| inode.numbers().mnt_id == mnt_id)
-                    .find_map(|inode| self.mount_path_by_name(mnt_id, inode.id()))
+                    .find_map(|inode| {
+                        self.mount_path_by_name(mnt_id, inode.id()).or_else(|| {
+                            let fd = inode.fd().ok()?;
+                            self.mount_path_by_descriptor(mnt_id, fd.as_fd())
+                        })
+                    })
             })
     }
 
-    /// By what handles are opened with on the mount: what has come by file handle has no
-    /// remembered name until the guest looks it up, and what is unlinked has none at all.
-    fn mount_path_by_descriptor(&self, mnt_id: u32) -> Option<Vec<ByteBuf>> {
-        let mount = self.mounts.usable(mnt_id)?;
+    /// By where the kernel says that `fd`, which lies there, is now: what has come by file
+    /// handle has no remembered name until the guest looks it up.
+    fn mount_path_by_descriptor(&self, mnt_id: u32, fd: BorrowedFd<'_>) -> Option<Vec<ByteBuf>> {
         let root = self.config.root.as_fd();
-        let path = path_below(self.proc_self_fd(), root, mount.fd()).ok()??;
-        // Unlinked meanwhile, or another mount lies over it: what counts is where it leads.
+        let path = path_below(self.proc_self_fd(), root, fd).ok()??;
         let mut at = root.try_clone_to_owned().ok()?;
-        for component in &path {
-            at = open_child(at.as_fd(), component).ok()?;
+        let mut walked = Vec::new();
+        for component in path {
+            // Unlinked meanwhile, or another mount lies over it.
+            at = open_child(at.as_fd(), &component).ok()?;
+            walked.push(ByteBuf::from(component));
+            if sys::mnt_id_of(&sys::statx(at.as_fd()).ok()?) == mnt_id {
+                return Some(walked);
+            }
         }
-        let (_, found) = KernelHandle::of_fd(at.as_fd()).ok()?;
-        (found == mnt_id).then(|| path.into_iter().map(ByteBuf::from).collect())
+        None
     }
 
     /// Up by the remembered names until the mount's own root.

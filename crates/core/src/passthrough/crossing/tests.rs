@@ -510,6 +510,7 @@ mod ghosts;
 mod identity;
 mod lazy;
 mod model;
+mod mounts;
 mod texts;
 
 #[test]

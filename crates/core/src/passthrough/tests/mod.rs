@@ -5,7 +5,7 @@ mod data;
 mod dirs;
 mod ids;
 mod labels;
-mod mounts;
+pub(super) mod mounts;
 mod names;
 mod posix;
 pub(super) mod support;

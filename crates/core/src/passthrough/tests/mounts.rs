@@ -15,7 +15,7 @@ use crate::passthrough::{creds, Passthrough, SetupError};
 
 /// Runs `f` on a thread of its own in a mount namespace of its own; not at all
 /// where that is not permitted.
-fn with_own_mounts(f: impl FnOnce() + Send) {
+pub(in super::super) fn with_own_mounts(f: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             // SAFETY: the paths are constants that end with NUL; the calls change
@@ -37,7 +37,7 @@ fn with_own_mounts(f: impl FnOnce() + Send) {
     });
 }
 
-fn mount_tmpfs(at: &Path) {
+pub(in super::super) fn mount_tmpfs(at: &Path) {
     let at = CString::new(at.as_os_str().as_bytes()).unwrap();
     // SAFETY: all strings end with NUL and outlive the call.
     let rc = unsafe {
