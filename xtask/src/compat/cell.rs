@@ -60,6 +60,9 @@ pub enum Kind {
     Foreign,
     /// A guest holds a lock on the host, for which the state needs version 2.
     Lock,
+    /// A guest has a file open that it has unlinked, for which the state needs version 3
+    /// where files are found by path.
+    Unlinked,
 }
 
 impl Kind {
@@ -71,6 +74,7 @@ impl Kind {
             Kind::Damaged => "damaged: ",
             Kind::Foreign => "a fork's stream: ",
             Kind::Lock => "a lock held: ",
+            Kind::Unlinked => "unlinked and open: ",
         }
     }
 }
@@ -249,6 +253,20 @@ fn specials(candidates: &[Candidate], cells: &mut Vec<Cell>) {
                 }
             }
         }
+        let mut versions = vec![None];
+        versions.extend(older_version(&candidates[this], other).map(Some));
+        for version in versions {
+            let (path, mode) = ([this, i], Mode::Paths);
+            let format = &formats(&candidates[this], other)[0];
+            cells.push(cell(
+                candidates,
+                Kind::Unlinked,
+                &path,
+                format,
+                version,
+                mode,
+            ));
+        }
         if other.is_ours() {
             for format in FORMATS {
                 let path = [i, i];
@@ -290,6 +308,8 @@ mod tests {
             "this -> 0.1.0 -> this, postcard at state version 1, find-paths",
             "a lock held: this -> 0.1.0, postcard, find-paths",
             "a lock held: this -> 0.1.0, postcard at state version 1, find-paths",
+            "unlinked and open: this -> 0.1.0, postcard at state version 1, find-paths",
+            "unlinked and open: this -> virtiofsd 1.14.0, virtiofsd-v2, find-paths",
             "virtiofsd 1.11.1 -> this -> virtiofsd 1.14.0, postcard, find-paths",
             "virtiofsd 1.14.0 -> this, virtiofsd-v2, find-paths and verify",
             "this -> virtiofsd 1.11.1, virtiofsd-v1, find-paths",

@@ -73,6 +73,7 @@ impl<'a> Bench<'a> {
             Kind::Damaged => special::damaged(self, cell),
             Kind::Foreign => special::foreign(self, cell),
             Kind::Lock => special::lock(self, cell),
+            Kind::Unlinked => special::unlinked(self, cell),
         });
         match done {
             Ok(Ok(outcome)) => outcome,

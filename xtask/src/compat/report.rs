@@ -186,6 +186,10 @@ impl Report<'_> {
                 "A guest with a lock on the host (state version 2)",
                 Kind::Lock,
             ),
+            (
+                "A guest with an unlinked file open (state version 3)",
+                Kind::Unlinked,
+            ),
             ("Damaged streams", Kind::Damaged),
             (
                 "The stream of a fork of virtiofsd (CubeSandbox)",

@@ -161,6 +161,37 @@ pub fn lock(bench: &Bench<'_>, cell: &Cell) -> Result<Outcome, Stop> {
     Ok(Outcome::Passes)
 }
 
+/// See [`Kind::Unlinked`](super::cell::Kind::Unlinked).
+pub fn unlinked(bench: &Bench<'_>, cell: &Cell) -> Result<Outcome, Stop> {
+    let host = Host::new();
+    let mut daemons = bench.daemons(cell, &host, &[])?;
+    let mut writer = Writer::boot(&host, &daemons[0], FILE);
+    let failed = |e: ClientError| Stop::Failed(text(&e));
+    let dir = writer.guest.lookup(1, "dir").map_err(failed)?.nodeid;
+    writer.guest.unlink(dir, "file").map_err(failed)?;
+    bench.cross(&mut writer.vm, &daemons[0], &daemons[1])?;
+    // What is there now is not kept alive by the source.
+    drop(daemons.remove(0));
+    let (node, fh) = writer.file;
+    let lost = |e: ClientError| Stop::Lost(format!("the file: {}", text(&e)));
+    writer.guest.write(node, fh, 3, b"two").map_err(lost)?;
+    let read = writer.guest.read(node, fh, 0, 64).map_err(lost)?;
+    let links = writer
+        .guest
+        .getattr(node, Some(fh))
+        .map_err(lost)?
+        .attr
+        .nlink;
+    let names = fs::read_dir(host.at("dir")).expect("the directory").count();
+    match (&read[..], links, names) {
+        (b"onetwo", 0, 0) => Ok(Outcome::Passes),
+        _ => Err(Stop::Lost(format!(
+            "{} bytes, {links} links, {names} names",
+            read.len()
+        ))),
+    }
+}
+
 /// See [`Kind::Foreign`](super::cell::Kind::Foreign).
 pub fn foreign(bench: &Bench<'_>, cell: &Cell) -> Result<Outcome, Stop> {
     // CubeSandbox's daemon added the whole path to a path's record and kept the tag.
