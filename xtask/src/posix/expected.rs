@@ -38,6 +38,10 @@ pub struct Difference {
     /// round: all of these lines and no other. A line is given without what it says
     /// for a step.
     lines: Vec<[String; 2]>,
+    /// Whether it depends on the moment, so that each of the lines may also come out
+    /// the same.
+    #[serde(default)]
+    sometimes: bool,
     /// Whose doing it is.
     reason: String,
 }
@@ -125,9 +129,11 @@ pub fn compare(bare: &Outcomes, mount: &Outcomes, listed: &[Difference]) -> Vec<
         };
         let expected = listed.iter().filter(|d| d.test == *name);
         let mut missing = Vec::new();
-        for expected in expected.flat_map(|d| &d.lines) {
+        let expected = expected.flat_map(|d| d.lines.iter().map(|line| (line, d.sometimes)));
+        for (expected, sometimes) in expected {
             match lines.iter().position(|line| line == expected) {
                 Some(at) => drop(lines.remove(at)),
+                None if sometimes => {}
                 None => missing.push(expected.clone()),
             }
         }
@@ -224,6 +230,12 @@ reason = \"the client of the kernel does that\"
         let otherwise = outcomes(&[("one", "a x: 1\nb y: 4\n"), ("two", "ok")]);
         let found = &compare(&bare, &otherwise, &listed)[0];
         assert_eq!((found.lines.len(), found.missing.len()), (1, 1));
+        let sometimes = LIST.replace("reason", "sometimes = true\nreason");
+        let sometimes = Expected::parse(&sometimes).unwrap();
+        let sometimes = sometimes.of("own", &setup("x"), Place::Mount);
+        assert_eq!(compare(&bare, &bare, &sometimes), []);
+        assert_eq!(compare(&bare, &as_listed, &sometimes), []);
+        assert_eq!(compare(&bare, &otherwise, &sometimes).len(), 1);
         let less = outcomes(&[("one", "a x: 1\nb y: 3\n")]);
         assert_eq!(compare(&bare, &less, &listed)[0].test, "two");
         let other = outcomes(&[("two", "ok")]);
