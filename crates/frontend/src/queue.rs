@@ -72,7 +72,11 @@ pub enum QueueError {
         timeout: Duration,
     },
     /// No completion in time.
-    #[error("no completion within {timeout:?}; {in_flight} chains in flight, available index {avail}, used index {used}")]
+    #[error(
+        "no completion within {timeout:?}; {in_flight} chains in flight, available index {avail}, \
+         used index {used}{}",
+        .avail_event.map_or(String::new(), |event| format!(", the device asks for a kick past {event}"))
+    )]
     Timeout {
         /// How long was waited.
         timeout: Duration,
@@ -82,6 +86,9 @@ pub enum QueueError {
         avail: u16,
         /// The used ring's index.
         used: u16,
+        /// With EVENT_IDX, the available index whose passing the device wants to be
+        /// kicked for.
+        avail_event: Option<u16>,
     },
 }
 
@@ -483,6 +490,7 @@ impl Queue {
             in_flight: self.in_flight(),
             avail: self.avail_idx,
             used: self.ring.used_idx(),
+            avail_event: self.config.event_idx.then(|| self.ring.avail_event()),
         }
     }
 }
@@ -666,7 +674,8 @@ mod tests {
         let error = q.wait(Duration::from_millis(10)).expect_err("no device");
         assert_eq!(
             error.to_string(),
-            "no completion within 10ms; 1 chains in flight, available index 1, used index 0"
+            "no completion within 10ms; 1 chains in flight, available index 1, used index 0, \
+             the device asks for a kick past 0"
         );
         complete(&q, 0, 5);
         assert_eq!(q.wait(Duration::ZERO).expect("done").written, 5);

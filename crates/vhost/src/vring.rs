@@ -261,7 +261,8 @@ impl Vring {
     }
 
     /// Completes `served`, and takes the next request; `None` when there is none, or none
-    /// may be taken. The driver will then kick for the next.
+    /// may be taken. The driver will then kick for the next, also where somebody else
+    /// goes on with the ring.
     ///
     /// The driver is told of the completion, if it wants to know, at once or a little
     /// later: see [`crate::coalesce`].
@@ -277,6 +278,7 @@ impl Vring {
         }
         let mut looked_again = false;
         let mut looked = false;
+        let mut asks_for_kicks = false;
         while self.may_take(state.is_enabled(), state.get_queue()) {
             let queue = state.get_queue_mut();
             match queue.iter(mem) {
@@ -308,7 +310,10 @@ impl Vring {
                 }
             }
             match state.get_queue_mut().enable_notification(mem) {
-                Ok(false) => break,
+                Ok(false) => {
+                    asks_for_kicks = true;
+                    break;
+                }
                 Ok(true) if looked_again => {
                     // Something is said to be there, but nothing can be taken.
                     self.fault(&QueueError::InvalidAvailRingIndex);
@@ -322,6 +327,13 @@ impl Vring {
             }
         }
         self.tell(&mut state, mem);
+        // While it is busy nobody else has been told that the ring is stopped.
+        let in_service = self.ring.busy.load(Ordering::SeqCst);
+        if in_service && !asks_for_kicks && state.get_queue().used_ring() != 0 {
+            // Whoever goes on with the ring may sleep until there is a kick, and the
+            // driver kicks only if what is in the ring asks for it.
+            let _ = state.get_queue_mut().enable_notification(mem);
+        }
         self.ring.busy.store(false, Ordering::SeqCst);
         drop(state);
         if self.ring.draining.load(Ordering::SeqCst) {

@@ -6,6 +6,7 @@
 //! | GET_VRING_BASE, a reset or the end waits for a thread that looks | `stopping_does_not_wait_for_a_look` |
 //! | a look takes requests while a state is transferred | `a_look_ends_with_a_transfer` |
 //! | a driver is asked for kicks that nobody needs, or not asked before the thread sleeps | `no_kick_is_needed_while_looking`, `kicks_are_asked_for_after_a_look_in_vain` |
+//! | a ring is left without asking for kicks, and the next daemon waits for one | `who_goes_on_is_kicked` |
 //! | a completion is not told while a later request takes long | `a_request_that_takes_long_keeps_no_other_from_being_told` |
 
 mod common;
@@ -109,6 +110,29 @@ fn stopping_does_not_wait_for_a_look() {
     looks(&mut vmm);
     // Ends with the daemon.
     drop(daemon);
+}
+
+#[test]
+fn who_goes_on_is_kicked() {
+    for features in [BASIC, BASIC | F_EVENT_IDX] {
+        let avail_event = used_at(Q) + 4 + u64::from(QUEUE_SIZE) * 8;
+        let daemon = polling(FOR_EVER);
+        let mut vmm = daemon.boot(2, features);
+        looks(&mut vmm);
+        let base = vmm.stop_queue(Q);
+        // A look has been cut short, and so has the service of a request.
+        for _ in 0..2 {
+            match features & F_EVENT_IDX {
+                0 => assert_eq!(vmm.mem.u16(used_at(Q)), 0, "NO_NOTIFY"),
+                _ => assert_eq!(vmm.mem.u16(avail_event), vmm.mem.u16(used_at(Q) + 2)),
+            }
+            vmm.start_queue(Q, vmm.mem.u16(used_at(Q) + 2));
+            vmm.queue(Q, Op::Echo(b"last".to_vec()));
+            vmm.kick(Q);
+            vmm.completion(Q);
+            assert!(vmm.stop_queue(Q) > base);
+        }
+    }
 }
 
 #[test]
