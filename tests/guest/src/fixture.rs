@@ -27,6 +27,13 @@ pub fn contested_number(number: u64) -> String {
     format!("{number:020}\n")
 }
 
+/// What may cross of files without a name, in bytes, where that is little.
+pub const GHOST_LIMIT: usize = 128 << 10;
+/// A directory of a share,
+pub const LIES_HERE: &str = "lies-here";
+/// and where it is in a copy of that share.
+pub const LIES_THERE: &str = "lies-there";
+
 /// Directory in which the host mounts what the checks of features need.
 pub const PLACES: &str = "places";
 /// A small file system in memory. Its name has to be taken literally.

@@ -81,6 +81,8 @@ pub struct Setup {
     pub keep_listening: bool,
     /// Other options, which both have.
     pub options: &'static [&'static str],
+    /// Other options (ferryfsd).
+    pub own_options: Vec<String>,
     /// How the state comes and goes.
     pub state_by: StateBy,
     /// Whether it is run by this process' user; otherwise, where that is root, by one who
@@ -126,6 +128,7 @@ impl Daemon {
                 // What the guest locks is locked on the host, where every daemon of a
                 // journey has to have it in its turn.
                 command.args(["--posix-lock", "--flock"]);
+                command.args(&setup.own_options);
                 if setup.keep_listening {
                     command.arg("--keep-listening");
                 }

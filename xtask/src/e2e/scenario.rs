@@ -56,6 +56,12 @@ pub enum Journey {
     /// The same with daemons of a user who has no privileges, and none of whose file
     /// handles can be opened.
     Unprivileged,
+    /// Nowhere, as long as it has more open without a name than its daemon lets cross; then
+    /// to another daemon.
+    TooMuch,
+    /// Into a file, and out of it again on a copy of the share, in which a directory lies
+    /// elsewhere.
+    Copy,
     /// Beside another guest on the same share, with locks that exclude each other's; one
     /// crosses, and then the other.
     TwoGuests,
@@ -96,24 +102,32 @@ pub enum Work {
     Descriptors,
     /// What others on the host have a hand in.
     Meddled,
+    /// As `Core`, with daemons that locate nothing before it is used.
+    Late,
+    /// With more that has no name than may cross.
+    TooMuch,
+    /// What there is to see in a copy of the share.
+    Copied,
 }
 
 impl Work {
     /// Its set of checks in the guest.
     pub fn checks(self) -> &'static str {
         match self {
-            Self::Core => "core",
+            Self::Core | Self::Late => "core",
             Self::Features => "features",
             Self::Ids => "ids",
             Self::Descriptors => "descriptors",
             Self::Meddled => "meddled",
+            Self::TooMuch => "too-much",
+            Self::Copied => "copied",
         }
     }
 
     /// Options of a daemon, beside those that it always has.
     pub fn options(self) -> &'static [&'static str] {
         match self {
-            Self::Core | Self::Meddled => &[],
+            Self::Core | Self::Meddled | Self::Late | Self::TooMuch | Self::Copied => &[],
             Self::Features => &["--posix-acl", "--security-label", "--announce-submounts"],
             // As `fixture` has them.
             Self::Ids => &[
@@ -124,6 +138,16 @@ impl Work {
                 "--translate-uid=forbid-guest:5000:10",
             ],
             Self::Descriptors => &["--rlimit-nofile=1500"],
+        }
+    }
+
+    /// Options that ferryfsd alone has.
+    pub fn own_options(self) -> &'static [&'static str] {
+        match self {
+            Self::Late => &["--restore-first=0"],
+            // As `fixture` has it.
+            Self::TooMuch => &["--ghost-limit=128K"],
+            _ => &[],
         }
     }
 
@@ -193,7 +217,7 @@ const JOURNEYS: [(&str, Journey, &[&str]); 12] = [
 type Entry = (&'static str, Journey, Work, &'static [&'static str]);
 
 /// What is switched on has to cross as well.
-const WORKS: [Entry; 4] = [
+const WORKS: [Entry; 5] = [
     (
         "features",
         Journey::Hops(2),
@@ -208,15 +232,20 @@ const WORKS: [Entry; 4] = [
         &[POSTCARD],
     ),
     ("meddled", Journey::Meddled, Work::Meddled, &[POSTCARD]),
+    ("late", Journey::Hops(2), Work::Late, &[MSGPACK, POSTCARD]),
 ];
 
-/// What has no file handles has but one mode.
-const UNPRIVILEGED: Entry = (
-    "unprivileged",
-    Journey::Unprivileged,
-    Work::Meddled,
-    &[MSGPACK],
-);
+/// What has one mode alone: no file handles, or nothing that they lead to.
+const BY_PATH: [Entry; 3] = [
+    (
+        "unprivileged",
+        Journey::Unprivileged,
+        Work::Meddled,
+        &[MSGPACK],
+    ),
+    ("too-much", Journey::TooMuch, Work::TooMuch, &[POSTCARD]),
+    ("copy", Journey::Copy, Work::Copied, &[POSTCARD_ZSTD]),
+];
 
 /// Every scenario.
 pub fn all() -> Vec<Scenario> {
@@ -231,9 +260,9 @@ pub fn all() -> Vec<Scenario> {
     Mode::ALL
         .into_iter()
         .flat_map(|mode| {
-            let one = (mode == Mode::FindPaths).then_some(UNPRIVILEGED);
-            let entries = core.into_iter().chain(WORKS).chain(one);
-            entries.map(move |entry| scenario(mode, entry))
+            let by_path = BY_PATH.into_iter().filter(|_| mode == Mode::FindPaths);
+            let entries: Vec<_> = core.into_iter().chain(WORKS).chain(by_path).collect();
+            entries.into_iter().map(move |entry| scenario(mode, entry))
         })
         // It takes long, and goes as ferryfsd does by itself: the inodes are handles.
         .filter(|s| s.journey != Journey::Census || s.mode == Mode::FindPaths)
@@ -254,6 +283,7 @@ pub fn known_failure(kind: Kind, scenario: &Scenario, name: &str) -> Option<&'st
     match name {
         "unlinked" | "tmpfile-held" => Some("virtiofsd hands over nothing that has no name"),
         "meddled" => Some("virtiofsd follows nobody's renames but the guest's"),
+        "too-much" => Some("virtiofsd has no limit: nothing without a name crosses"),
         "names" if scenario.mode == Mode::FindPaths => {
             Some("virtiofsd cannot write down a name that is not UTF-8")
         }

@@ -9,6 +9,7 @@ use rustix::thread::UnshareFlags;
 use super::daemon::NOBODY;
 use super::furnish::Furniture;
 use super::scenario::{Journey, Scenario, Work};
+use crate::command::Cmd;
 use crate::fail::{need, Context, Result};
 
 /// Wrong expectations that are listed; the rest is counted.
@@ -54,8 +55,8 @@ impl Share {
             Work::Core if scenario.journey == Journey::Refused => {
                 furniture.without(&["submount"], "not part of this journey");
             }
-            Work::Core if mounts => furniture.submount(path)?,
-            Work::Core => furniture.without(&["submount"], not_root),
+            Work::Core | Work::Late if mounts => furniture.submount(path)?,
+            Work::Core | Work::Late => furniture.without(&["submount"], not_root),
             Work::Features if mounts => furniture.places(path)?,
             Work::Features => {
                 furniture.without(
@@ -65,7 +66,7 @@ impl Share {
             }
             Work::Ids if rustix::process::geteuid().is_root() => furniture.translated(path)?,
             Work::Ids => furniture.without(&["ids"], "only root can give files to others"),
-            Work::Descriptors => {}
+            Work::Descriptors | Work::TooMuch | Work::Copied => {}
             Work::Meddled if scenario.journey == Journey::Unprivileged => {
                 furniture.given_away(path, NOBODY)?;
             }
@@ -84,12 +85,31 @@ impl Share {
         &self.path
     }
 
-    /// Looks for all that the guest says must be there.
-    pub fn check(&self, expected: &[Expectation]) -> Result<()> {
+    /// Makes another directory of the same files, as `cp -a` does, and with directory
+    /// [`fixture::LIES_HERE`] at [`fixture::LIES_THERE`]. What is looked at from now on is
+    /// that one.
+    pub fn copy(&self) -> Result<PathBuf> {
+        let copy = self.path.with_extension("copy");
+        Cmd::new("cp")
+            .args(["-a", "--"])
+            .args([&self.path, &copy])
+            .output()?;
+        let (here, there) = (
+            copy.join(fixture::LIES_HERE),
+            copy.join(fixture::LIES_THERE),
+        );
+        std::fs::rename(&here, there).context(here.display())?;
+        // Who looks for anything in the first one finds nothing.
+        std::fs::remove_dir_all(&self.path).context(self.path.display())?;
+        Ok(copy)
+    }
+
+    /// Looks in the directory at `path` for all that the guest says must be there.
+    pub fn check(path: &Path, expected: &[Expectation]) -> Result<()> {
         let wrong: Vec<String> = expected
             .iter()
             .filter_map(|e| {
-                let error = e.check(&self.path).err()?;
+                let error = e.check(path).err()?;
                 let name = e.path.display().to_string();
                 let end: String = name.chars().rev().take(60).collect();
                 let end: String = end.chars().rev().collect();
@@ -121,8 +141,9 @@ mod tests {
         assert!(share.lacks("submount").is_some());
         let good = Expectation::file("fixture/open/0007", b"open file 00007\n");
         let bad = Expectation::file("fixture/open/0008", b"open file 00007\n");
-        share.check(std::slice::from_ref(&good)).unwrap();
-        let e = share.check(&[good, bad]).unwrap_err().to_string();
+        let check = |expected: &[Expectation]| Share::check(share.path(), expected);
+        check(std::slice::from_ref(&good)).unwrap();
+        let e = check(&[good, bad]).unwrap_err().to_string();
         assert!(e.contains("1 of 2") && e.contains("0008"), "{e}");
         let entries = dir.path().join("share/fixture/entries");
         assert_eq!(

@@ -56,7 +56,9 @@ impl Held {
 
     /// Takes the inode number that the file has now, by its descriptor and its path alike.
     pub fn renumbered(&mut self) -> Result<()> {
-        let (open, named) = (sys::ino(&self.file)?, sys::path_ino(&self.path)?);
+        // In this order: what a path leads to is asked for, and may be news to the kernel.
+        let named = sys::path_ino(&self.path)?;
+        let open = sys::ino(&self.file)?;
         need(open == named, || {
             format!(
                 "{:?}: its path leads to inode {named}, its descriptor to {open}",

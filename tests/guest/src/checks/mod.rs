@@ -2,6 +2,7 @@
 //! a directory of its own in the share.
 
 mod append_create;
+mod copied;
 mod cwd;
 mod features;
 mod files;
@@ -21,6 +22,7 @@ mod renames;
 mod shell;
 mod specials;
 mod submount;
+mod too_much;
 mod unlinked;
 mod writer;
 mod xattrs;
@@ -99,13 +101,31 @@ const MEDDLED: Set = &[
     ("cwd", cwd::prepare),
 ];
 
+/// With more that has no name than may cross.
+const TOO_MUCH: Set = &[
+    ("too-much", too_much::prepare),
+    ("unlinked", unlinked::prepare),
+    ("open-files", files::prepare),
+];
+
+/// What there is to see in a copy of the share, whose files have other numbers.
+const COPIED: Set = &[
+    ("copied", copied::prepare),
+    ("shell", shell::prepare),
+    ("xattr", xattrs::prepare),
+    ("locks", locks::prepare),
+    ("unlinked", unlinked::prepare),
+];
+
 /// Which checks belong together.
-pub const SETS: [(&str, Set); 5] = [
+pub const SETS: [(&str, Set); 7] = [
     ("core", CORE),
     ("features", FEATURES),
     ("ids", IDS),
     ("descriptors", DESCRIPTORS),
     ("meddled", MEDDLED),
+    ("too-much", TOO_MUCH),
+    ("copied", COPIED),
 ];
 
 /// The check of this name.

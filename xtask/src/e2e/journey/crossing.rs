@@ -60,7 +60,7 @@ impl Journeying<'_> {
 
     /// Begins to migrate so slowly that there is time for other things, and returns
     /// when a part of the memory is there.
-    fn begin_to_migrate(living: &mut Living, uri: &str) -> Result<()> {
+    pub(super) fn begin_to_migrate(living: &mut Living, uri: &str) -> Result<()> {
         living.vm.qmp.migration_settings(true, CRAWL)?;
         living.vm.qmp.execute("migrate", json!({ "uri": uri }))?;
         wait::until("a part of the memory to be sent", MIGRATION, || {
@@ -74,7 +74,7 @@ impl Journeying<'_> {
     }
 
     /// Waits for the end of a migration, which must be `wanted`.
-    fn migrated(living: &mut Living, wanted: &str) -> Result<Migration> {
+    pub(super) fn migrated(living: &mut Living, wanted: &str) -> Result<Migration> {
         let end = wait::until("the migration", MIGRATION, || {
             if let Some(status) = living.vm.process().ended()? {
                 return Err(Fail::new(format!("the source VM has ended: {status}")));

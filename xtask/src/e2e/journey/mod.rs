@@ -2,11 +2,13 @@
 //! what it has left.
 
 mod census;
+mod copy;
 mod crossing;
 mod external;
+mod too_much;
 mod two_guests;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::daemon::{Daemon, Program, Setup, StateBy};
@@ -91,6 +93,8 @@ struct Journeying<'a> {
     started: usize,
     measured: Measured,
     failures: Vec<String>,
+    /// Where the files are that the guest works with.
+    share: PathBuf,
 }
 
 /// Runs it. All that was measured, and what failed.
@@ -101,6 +105,7 @@ pub fn run(run: &Run<'_>) -> (Measured, Result<()>) {
         started: 0,
         measured: Measured::default(),
         failures: Vec::new(),
+        share: run.share.path().to_owned(),
     };
     let mut outcome = journey.all();
     if !journey.failures.is_empty() {
@@ -151,6 +156,11 @@ impl Journeying<'_> {
                 self.hop(living)?;
             }
             Journey::Meddled | Journey::Unprivileged => self.meddled(living)?,
+            Journey::TooMuch => {
+                self.too_much(living)?;
+                self.hop(living)?;
+            }
+            Journey::Copy => self.copy(living)?,
             // Have ways of their own.
             Journey::TwoGuests | Journey::Census => {}
             Journey::Remounts => {
@@ -165,6 +175,7 @@ impl Journeying<'_> {
     /// The setup of the daemon that is started next.
     fn setup(&self) -> Setup {
         let formats = self.run.scenario.formats;
+        let own = self.run.scenario.work.own_options();
         Setup {
             mode: self.run.scenario.mode,
             inodes: self.run.scenario.inodes(),
@@ -172,6 +183,7 @@ impl Journeying<'_> {
             writeback: self.run.scenario.journey == Journey::Writeback,
             keep_listening: false,
             options: self.run.scenario.work.options(),
+            own_options: own.iter().map(|&option| option.to_owned()).collect(),
             state_by: match self.run.scenario.journey {
                 Journey::External => StateBy::ControlSocket,
                 _ => StateBy::Vmm,
@@ -293,19 +305,26 @@ impl Journeying<'_> {
     fn finish(&mut self, living: &mut Living) -> Result<()> {
         step("finish, and look from the host's side");
         living.vm.agent.call("drop-caches 3")?;
+        let checks = std::mem::take(&mut self.checks);
+        self.finish_checks(living, checks)?;
+        living.vm.agent.call("unmount").map(drop)
+    }
+
+    /// Ends these checks, and looks from the host's side.
+    fn finish_checks(&mut self, living: &mut Living, checks: Vec<String>) -> Result<()> {
         let mut expected = Vec::new();
-        for name in std::mem::take(&mut self.checks) {
+        for name in checks {
             match living.vm.agent.finish(&name)? {
                 Ok(objects) => expected.push((name, objects)),
                 Err(e) => self.fail(&name, "at the end", &e),
             }
         }
         for (name, objects) in &expected {
-            if let Err(e) = self.run.share.check(objects) {
+            if let Err(e) = Share::check(&self.share, objects) {
                 self.fail(name, "on the host", &e);
             }
         }
-        living.vm.agent.call("unmount").map(drop)
+        Ok(())
     }
 
     /// Mounts, fills the guest's caches and unmounts, over and over: each time
