@@ -1,11 +1,13 @@
 //! A share of very many files: all are listed and looked at, by a daemon that needs no
-//! more descriptors for that, and a bounded memory; and then all of them cross.
+//! more descriptors for that, and a bounded memory; and then all of them cross. Before
+//! that the guest moves the directory that they are in, and while it crosses the host
+//! moves it once more.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use ferry_guest::count::Count;
-use ferry_guest::fixture;
+use ferry_guest::{fixture, MOUNT};
 
 use super::{Journeying, Living};
 use crate::fail::{need, Context, Fail, Result};
@@ -28,8 +30,13 @@ struct Taken {
     bytes: u64,
 }
 
-fn directory(n: usize) -> String {
-    format!("{}/{n:04}", fixture::CENSUS)
+/// What the guest calls the directory of them later on,
+const MOVED: &str = "moved by the guest";
+/// and what the host does.
+const MOVED_AGAIN: &str = "moved by the host";
+
+fn directory(root: &str, n: usize) -> String {
+    format!("{root}/{n:04}")
 }
 
 /// Makes `files` files in the share; what is to be found in each directory.
@@ -37,7 +44,7 @@ fn populate(share: &Path, files: usize) -> Result<Vec<Count>> {
     let mut counts = Vec::new();
     let mut left = files;
     while left > 0 {
-        let dir = share.join(directory(counts.len()));
+        let dir = share.join(directory(fixture::CENSUS, counts.len()));
         std::fs::create_dir_all(&dir).context(dir.display())?;
         let mut count = Count::default();
         for n in 0..left.min(IN_EACH) {
@@ -99,12 +106,21 @@ impl Journeying<'_> {
 
     fn count_all(&mut self, living: &mut Living, counts: &[Count]) -> Result<()> {
         let before = living.taken()?;
-        self.count_once(living, counts, before)?;
-        self.hop(living)?;
+        self.count_once(living, fixture::CENSUS, counts, before)?;
+        step("move the directory of all files, twice");
+        let (from, to) = (fixture::CENSUS, MOVED);
+        let rename = format!("sh mv {MOUNT}/{from} '{MOUNT}/{to}'");
+        living.vm.agent.call(&rename)?;
+        let share = self.share.clone();
+        let mut again = || {
+            let (from, to) = (share.join(MOVED), share.join(MOVED_AGAIN));
+            std::fs::rename(from, &to).context(to.display())
+        };
+        self.hop_with(living, Some(&mut again))?;
         self.say(living, "after the crossing")?;
         // What has crossed is asked for, and not the guest's memory of it.
         living.vm.agent.call("drop-caches 2")?;
-        self.count_once(living, counts, before)?;
+        self.count_once(living, MOVED_AGAIN, counts, before)?;
         living.vm.agent.call("unmount")?;
         self.say(living, "after the end of the mount")
     }
@@ -118,13 +134,21 @@ impl Journeying<'_> {
         Ok(())
     }
 
-    fn count_once(&mut self, living: &mut Living, counts: &[Count], before: Taken) -> Result<()> {
+    /// Has them counted, below `root`.
+    fn count_once(
+        &mut self,
+        living: &mut Living,
+        root: &str,
+        counts: &[Count],
+        before: Taken,
+    ) -> Result<()> {
         step(format_args!("list and look at {} files", self.run.files));
         let mut most = before;
         for (n, count) in counts.iter().enumerate() {
-            let got = living.vm.agent.call(&format!("census {}", directory(n)))?;
+            let dir = directory(root, n);
+            let got = living.vm.agent.call(&format!("census {dir}"))?;
             need(got == count.to_string(), || {
-                format!("{}: {got} instead of {count}", directory(n))
+                format!("{dir}: {got} instead of {count}")
             })?;
             let now = living.taken()?;
             most.descriptors = most.descriptors.max(now.descriptors);
