@@ -20,9 +20,13 @@ pub mod share;
 pub mod vm;
 pub mod wait;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use crate::fail::{need, Context, Fail, Result};
 use crate::setup::Tools;
@@ -240,6 +244,7 @@ impl Bench<'_> {
     }
 
     fn run_in(&self, scenario: &Scenario, dir: &Path) -> Result<(Measured, Result<()>)> {
+        let _alone = alone(dir)?;
         clear(dir)?;
         std::fs::create_dir_all(dir).context(dir.display())?;
         let sockets = SocketDir::make(&scenario.name)?;
@@ -264,6 +269,7 @@ impl Bench<'_> {
         drop(share);
         if result.is_ok() && !self.args.keep {
             clear(&path)?;
+            clear(&Share::copy_of(&path))?;
         }
         Ok((measured, result))
     }
@@ -289,6 +295,18 @@ fn stock(program: &Program) -> std::result::Result<Program, String> {
             stock.version
         )),
     }
+}
+
+/// Sees to it that nobody else works in `dir`, as long as the answer lives.
+fn alone(dir: &Path) -> Result<File> {
+    let path = dir.with_extension("lock");
+    let file = File::create(&path).context(path.display())?;
+    let operation = FlockOperation::NonBlockingLockExclusive;
+    rustix::fs::flock(&file, operation).map_err(|e| match e {
+        Errno::WOULDBLOCK => Fail::new(format!("another run is in {}: wait for it", dir.display())),
+        e => Fail::new(format!("{}: {e}", path.display())),
+    })?;
+    Ok(file)
 }
 
 fn clear(dir: &Path) -> Result<()> {
@@ -367,4 +385,20 @@ fn report(outcomes: &[Outcome]) -> Result<()> {
     need(failed == 0, || {
         format!("{failed} of {} scenarios failed", outcomes.len())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_run_at_a_time_is_in_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("hop");
+        let first = alone(&dir).unwrap();
+        let refused = alone(&dir).unwrap_err().to_string();
+        assert!(refused.contains("another run"), "{refused}");
+        drop(first);
+        alone(&dir).unwrap();
+    }
 }

@@ -85,11 +85,16 @@ impl Share {
         &self.path
     }
 
+    /// Where [`Self::copy`] makes the copy of the one at `path`.
+    pub fn copy_of(path: &Path) -> PathBuf {
+        path.with_extension("copy")
+    }
+
     /// Makes another directory of the same files, as `cp -a` does, and with directory
     /// [`fixture::LIES_HERE`] at [`fixture::LIES_THERE`]. What is looked at from now on is
     /// that one.
     pub fn copy(&self) -> Result<PathBuf> {
-        let copy = self.path.with_extension("copy");
+        let copy = Self::copy_of(&self.path);
         Cmd::new("cp")
             .args(["-a", "--"])
             .args([&self.path, &copy])
