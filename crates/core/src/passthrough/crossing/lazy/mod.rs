@@ -20,6 +20,7 @@
 //! Nobody waits for a stripe or the gate with a claim, so nobody waits in a circle.
 
 mod collect;
+mod index;
 mod locate;
 mod pass;
 mod split;

@@ -86,6 +86,8 @@ impl Drop for Pass {
 
 fn run(shared: &Shared, locator: &Arc<Locator>, stop: &Stop) {
     let began = Instant::now();
+    // Whatever the guest looks up needs it, and it has not asked yet.
+    locator.store.prepare();
     let mut todo: Vec<At> = locator.store.all().collect();
     while !todo.is_empty() {
         let mut again = Vec::new();

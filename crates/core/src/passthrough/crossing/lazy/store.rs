@@ -4,19 +4,16 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
 use ferryfs_state::packed::{InodeRef, MarkRef, PackedInodes, PackedMarks, Place};
 use ferryfs_state::{Identity, Inode as InodeRecord};
-use hashbrown::HashTable;
 
+use super::index::Index;
 use crate::parallel::{drop_later, in_parallel};
 
 /// Records in a segment.
 const SEGMENT: usize = 4096;
-
-/// Parts of the index by mark, each for a thread to fill.
-const INDEX_PARTS: usize = 4;
 
 /// States of a record.
 const WAITING: u8 = 0;
@@ -39,7 +36,8 @@ struct Segment {
 pub(super) struct Store {
     /// All but the last have [`SEGMENT`] records.
     segments: Vec<Segment>,
-    by_mark: Vec<HashTable<u32>>,
+    /// Not there before somebody asks for it: see [`Store::prepare`].
+    by_mark: OnceLock<Index>,
     hasher: RandomState,
     left: AtomicUsize,
     /// Lookups that the guest has given back meanwhile.
@@ -119,33 +117,23 @@ impl Store {
         let segments = in_parallel(&chunks, |chunk| pack(chunk, &identities));
         drop_later(records.len(), (records, identities));
         let left = segments.iter().map(|segment| segment.inodes.len()).sum();
-        let mut store = Store {
+        Store {
             segments,
-            by_mark: Vec::new(),
+            by_mark: OnceLock::new(),
             hasher: RandomState::new(),
             left: AtomicUsize::new(left),
             given_back: Mutex::default(),
             parked: Mutex::default(),
             freed: Condvar::new(),
-        };
-        let parts: Vec<usize> = (0..INDEX_PARTS).collect();
-        store.by_mark = in_parallel(&parts, |part| store.index(*part));
-        store
+        }
     }
 
-    /// The records whose mark's hash falls into `part`.
-    fn index(&self, part: usize) -> HashTable<u32> {
-        let rehash = |at: &u32| self.hash_at(At(*at)).unwrap_or(0);
-        let mut table = HashTable::with_capacity(self.len() / INDEX_PARTS * 9 / 8);
-        for at in (0..self.len() as u32).map(At) {
-            match self.hash_at(at) {
-                Some(hash) if hash as usize % INDEX_PARTS == part => {
-                    table.insert_unique(hash, at.0, rehash);
-                }
-                _ => {}
-            }
-        }
-        table
+    /// Gets everything ready to find records by their marks. What needs that waits for
+    /// who is at it, or does it itself: it takes about as long as checking a state, and
+    /// is not needed to agree to one.
+    pub(super) fn prepare(&self) -> &Index {
+        self.by_mark
+            .get_or_init(|| Index::new(self.len() as u32, |at| self.hash_at(At(at))))
     }
 
     fn hash_at(&self, at: At) -> Option<u64> {
@@ -234,9 +222,8 @@ impl Store {
             (Some(Key::Ino(a)), Key::Ino(b)) => a == b,
             _ => false,
         };
-        let table = &self.by_mark[hash as usize % INDEX_PARTS];
-        table
-            .iter_hash(hash)
+        let candidates = self.prepare().candidates(hash).iter();
+        candidates
             .filter(|at| same(at))
             .map(|at| At(*at))
             .filter(|at| !self.is_done(*at))
