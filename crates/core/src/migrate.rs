@@ -1,5 +1,6 @@
 //! The part of a crossing that a file system does itself: collect and restore.
 
+use ferryfs_state::packed::PackedFs;
 use ferryfs_state::FsState;
 
 use crate::fs::FileSystem;
@@ -43,6 +44,16 @@ pub trait MigrateFs: FileSystem {
     /// # Errors
     /// Something cannot be found and the policy is to abort. As `collect`.
     fn plan_restore(&self, state: FsState, session_flags: u64) -> Result<Self::Plan, String>;
+
+    /// [`plan_restore`](MigrateFs::plan_restore) for a state whose inodes are packed, as
+    /// they come out of a stream. For who makes no record of each of a million; what wraps
+    /// another file system passes this on to it.
+    ///
+    /// # Errors
+    /// As `plan_restore`.
+    fn plan_packed(&self, state: PackedFs, session_flags: u64) -> Result<Self::Plan, String> {
+        self.plan_restore(state.into(), session_flags)
+    }
 
     /// Lets go of what this file system holds on the host and the reader of its state
     /// must be able to have: locks. The device is stopped; what is let go stays known,

@@ -5,7 +5,8 @@
 
 use std::ffi::CStr;
 
-use ferryfs_state::FsState;
+use ferryfs_state::packed::PackedFs;
+use ferryfs_state::{FsState, Handle};
 
 use crate::abi;
 use crate::errno::{Errno, FsResult};
@@ -452,6 +453,24 @@ impl<F: FileSystem> FileSystem for ReadOnly<F> {
     }
 }
 
+/// Sees to it that nothing is opened for writing because a state says so.
+fn only_reads(handles: &mut [Handle]) -> Result<(), String> {
+    let writers = handles.iter().filter(|h| changes(h.guest_flags));
+    if let Some(first) = writers.clone().next() {
+        return Err(format!(
+            "the guest has {} files open for writing, the first as handle {} of inode {}, and \
+             this daemon is --readonly; start it without",
+            writers.count(),
+            first.id,
+            first.inode
+        ));
+    }
+    for handle in handles {
+        handle.host_flags &= !(O_ACCMODE | O_TRUNC);
+    }
+    Ok(())
+}
+
 impl<F: MigrateFs> MigrateFs for ReadOnly<F> {
     type Plan = F::Plan;
 
@@ -479,22 +498,14 @@ impl<F: MigrateFs> MigrateFs for ReadOnly<F> {
         self.inner.take_back();
     }
 
-    /// Nothing is opened for writing because a state says so.
     fn plan_restore(&self, mut state: FsState, session_flags: u64) -> Result<F::Plan, String> {
-        let writers = state.handles.iter().filter(|h| changes(h.guest_flags));
-        if let Some(first) = writers.clone().next() {
-            return Err(format!(
-                "the guest has {} files open for writing, the first as handle {} of inode {}, and \
-                 this daemon is --readonly; start it without",
-                writers.count(),
-                first.id,
-                first.inode
-            ));
-        }
-        for handle in &mut state.handles {
-            handle.host_flags &= !(O_ACCMODE | O_TRUNC);
-        }
+        only_reads(&mut state.handles)?;
         self.inner.plan_restore(state, session_flags)
+    }
+
+    fn plan_packed(&self, mut state: PackedFs, session_flags: u64) -> Result<F::Plan, String> {
+        only_reads(&mut state.rest.handles)?;
+        self.inner.plan_packed(state, session_flags)
     }
 
     fn apply(&self, plan: F::Plan) -> u64 {

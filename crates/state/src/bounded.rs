@@ -44,7 +44,7 @@ impl Drop for OneFrame {
 }
 
 /// Elements that are set aside before the first one has been decoded.
-const INITIAL_CAPACITY: usize = 4096;
+pub(crate) const INITIAL_CAPACITY: usize = 4096;
 
 struct BoundedVisitor<T, const MAX: usize>(PhantomData<T>);
 

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::bounded::{OneFrame, Records};
 use crate::dialect::Dialect;
 use crate::error::StateError;
+use crate::packed::PackedFrame;
 use crate::section::{Frame, FrameRef, SectionId};
 use crate::version::SectionVersion;
 
@@ -95,6 +96,17 @@ pub trait Format: Send + Sync {
     /// # Errors
     /// As [`Codec::decode`].
     fn decode_frame(&self, spec: &FrameSpec, payload: &[u8]) -> Result<Frame, CodecError>;
+
+    /// The same, with inodes and identities packed: for who reads a state of very many.
+    /// Accepts what [`decode_frame`](Format::decode_frame) accepts, and refuses the rest
+    /// in the same words. What wraps another format passes this on to it, lest a record of
+    /// its own be made of each inode.
+    ///
+    /// # Errors
+    /// As [`Codec::decode`].
+    fn decode_packed(&self, spec: &FrameSpec, payload: &[u8]) -> Result<PackedFrame, CodecError> {
+        self.decode_frame(spec, payload).map(PackedFrame::from)
+    }
 }
 
 impl<C: Codec> Format for C {
@@ -119,13 +131,7 @@ impl<C: Codec> Format for C {
     }
 
     fn decode_frame(&self, spec: &FrameSpec, payload: &[u8]) -> Result<Frame, CodecError> {
-        if payload.len() > spec.max_plain {
-            return Err(CodecError::new(format!(
-                "{} bytes, more than the limit of {}",
-                payload.len(),
-                spec.max_plain
-            )));
-        }
+        check_plain(spec, payload)?;
         let _one = OneFrame::begin();
         // Sections that a state version adds have arms of their own here. One whose
         // records change gets a second arm, which decodes the frozen struct of the
@@ -150,6 +156,30 @@ impl<C: Codec> Format for C {
                 )))
             }
         })
+    }
+
+    fn decode_packed(&self, spec: &FrameSpec, payload: &[u8]) -> Result<PackedFrame, CodecError> {
+        check_plain(spec, payload)?;
+        let one = OneFrame::begin();
+        let packed = match (spec.section, spec.version.0) {
+            (SectionId::INODES, 1) => self.decode(payload).map(PackedFrame::Inodes),
+            (SectionId::IDENTITIES, 1) => self.decode(payload).map(PackedFrame::Identities),
+            _ => return self.decode_frame(spec, payload).map(PackedFrame::Other),
+        };
+        drop(one);
+        // What is wrong is said in the words of who decodes records.
+        packed.or_else(|_| self.decode_frame(spec, payload).map(PackedFrame::from))
+    }
+}
+
+fn check_plain(spec: &FrameSpec, payload: &[u8]) -> Result<(), CodecError> {
+    match payload.len() > spec.max_plain {
+        true => Err(CodecError::new(format!(
+            "{} bytes, more than the limit of {}",
+            payload.len(),
+            spec.max_plain
+        ))),
+        false => Ok(()),
     }
 }
 

@@ -49,7 +49,8 @@ pub use format::{Codec, CodecError, Format, FrameSpec, Registry, MAX_FORMAT_NAME
 pub use limits::Limits;
 pub use model::*;
 pub use reader::{
-    read_header, read_state, read_state_on_threads, EnvelopeReader, RawFrame, StreamReader,
+    read_header, read_packed, read_packed_on_threads, read_state, read_state_on_threads,
+    EnvelopeReader, RawFrame, StreamReader,
 };
 pub use remap::Remap;
 pub use section::{frames, Frame, FrameRef, Record, SectionId, RECORDS_PER_FRAME};

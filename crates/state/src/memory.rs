@@ -2,7 +2,8 @@
 
 use serde_bytes::ByteBuf;
 
-use crate::model::{Ghost, Location, Mark, Mount, Xattr};
+use crate::model::{Ghost, Identity, Inode, Mount, Xattr};
+use crate::packed::{IdentityRef, InodeRef, MarkRef, Place};
 use crate::section::FrameRef;
 
 /// What an allocator adds to a piece, and the least that it gives, in bytes: those
@@ -10,7 +11,7 @@ use crate::section::FrameRef;
 const OVERHEAD: usize = 8;
 const LEAST: usize = 32;
 
-fn heap(bytes: &ByteBuf) -> usize {
+fn heap(bytes: &[u8]) -> usize {
     match bytes.len() {
         0 => 0,
         n => (n + OVERHEAD).max(LEAST),
@@ -32,6 +33,26 @@ fn ghost(ghost: &Ghost) -> usize {
     heap(&ghost.target) + xattrs
 }
 
+/// Bytes that the record of an inode takes up.
+pub(crate) fn of_inode(inode: &InodeRef<'_>) -> usize {
+    let more = match inode.place {
+        Place::Child { name, .. } => heap(name),
+        Place::Path { components, .. } => path(components),
+        Place::Handle { bytes, .. } => heap(bytes),
+        Place::Root | Place::Lost { .. } => 0,
+    };
+    size_of::<Inode>() + more
+}
+
+/// Bytes that the record of an identity takes up.
+pub(crate) fn of_identity(identity: &IdentityRef<'_>) -> usize {
+    let more = match identity.mark {
+        MarkRef::Handle { bytes, .. } => heap(bytes),
+        MarkRef::Numbers { .. } => 0,
+    };
+    size_of::<Identity>() + more
+}
+
 /// Bytes that the records of a frame take up, to within the allocator's habits.
 pub(crate) fn of_frame(frame: FrameRef<'_>) -> u64 {
     let bytes = match frame {
@@ -41,32 +62,12 @@ pub(crate) fn of_frame(frame: FrameRef<'_>) -> u64 {
             let paths: usize = mounts.iter().map(|m: &Mount| path(&m.path)).sum();
             size_of_val(mounts) + paths
         }
-        FrameRef::Inodes(inodes) => {
-            let names: usize = inodes
-                .iter()
-                .map(|inode| match &inode.location {
-                    Location::Child { name, .. } => heap(name),
-                    Location::Path { components, .. } => path(components),
-                    Location::Handle(handle) => heap(&handle.bytes),
-                    Location::Root | Location::Lost { .. } => 0,
-                })
-                .sum();
-            size_of_val(inodes) + names
-        }
+        FrameRef::Inodes(inodes) => inodes.iter().map(|i| of_inode(&i.into())).sum(),
         FrameRef::Handles(handles) => size_of_val(handles),
         FrameRef::FileSystems(all) => {
             size_of_val(all) + all.iter().map(|fs| heap(&fs.boot)).sum::<usize>()
         }
-        FrameRef::Identities(identities) => {
-            let marks: usize = identities
-                .iter()
-                .map(|identity| match &identity.mark {
-                    Mark::Handle { bytes, .. } => heap(bytes),
-                    Mark::Numbers { .. } => 0,
-                })
-                .sum();
-            size_of_val(identities) + marks
-        }
+        FrameRef::Identities(all) => all.iter().map(|i| of_identity(&i.into())).sum(),
         FrameRef::Locks(locks) => size_of_val(locks),
         FrameRef::Requests(requests) => size_of_val(requests),
         FrameRef::Ghosts(ghosts) => {

@@ -4,7 +4,6 @@ use std::io::{ErrorKind, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::bounded::MAX_RECORDS_PER_FRAME;
-use crate::dialect::read_dialect;
 use crate::envelope::{
     in_header, le32, le64, split_crc, FrameHeader, Header, Totals, CRC, END_PAYLOAD,
     FRAME_CRITICAL, FRAME_HEADER, MAGIC,
@@ -13,11 +12,15 @@ use crate::error::{At, StateError};
 use crate::format::{CodecError, Format, FrameSpec, Registry};
 use crate::limits::Limits;
 use crate::memory;
-use crate::model::State;
-use crate::parallel::{in_order, threads, FEW_FRAMES};
+use crate::packed::PackedFrame;
+use crate::parallel::{in_order, FEW_FRAMES};
 use crate::section::{Frame, SectionId};
-use crate::validate::{check_links, Checked, Checker};
+use crate::validate::{Checked, Checker};
 use crate::version::{SectionVersion, StateVersion};
+
+mod whole;
+
+pub use whole::{read_packed, read_packed_on_threads, read_state, read_state_on_threads};
 
 /// Bytes of a payload for which there is room before they come: a frame of usual
 /// size is read at once, and one that claims to be large gets no more for it.
@@ -369,12 +372,16 @@ impl<R: Read> StreamReader<R> {
         let Some(sealed) = self.next_sealed()? else {
             return Ok(None);
         };
-        let opened = sealed.open(self.format.as_ref(), &self.envelope.limits);
+        self.open_here(sealed, Packing::Records)
+            .map(|frame| Some(frame.into()))
+    }
+
+    fn open_here(&mut self, sealed: Sealed, packing: Packing) -> Result<PackedFrame, StateError> {
+        let opened = sealed.open(self.format.as_ref(), packing, &self.envelope.limits);
         self.envelope.payload = opened.payload;
         let (at, records) = (opened.at, opened.records);
         self.intake
             .take(at, records, self.format.name(), opened.result)
-            .map(Some)
     }
 
     /// The next frame, not yet decoded. All that it takes to know that it is one of
@@ -459,11 +466,12 @@ impl<R: Read> StreamReader<R> {
     fn each_frame(
         mut self,
         threads: usize,
-        mut each: impl FnMut(Frame),
+        packing: Packing,
+        mut each: impl FnMut(PackedFrame),
     ) -> Result<Header, StateError> {
         for _ in 0..FEW_FRAMES {
-            match self.next_frame()? {
-                Some(frame) => each(frame),
+            match self.next_sealed()? {
+                Some(sealed) => each(self.open_here(sealed, packing)?),
                 None => return Ok(self.envelope.header),
             }
         }
@@ -486,7 +494,7 @@ impl<R: Read> StreamReader<R> {
                     records,
                     payload,
                     result,
-                } = sealed.open(format.as_ref(), &limits);
+                } = sealed.open(format.as_ref(), packing, &limits);
                 spare().push(payload);
                 (at, records, result)
             },
@@ -517,23 +525,41 @@ struct Opened {
     result: Result<Content, CodecError>,
 }
 
+/// What inodes and identities become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packing {
+    Records,
+    Packs,
+}
+
 /// What was in a frame.
 struct Content {
-    frame: Frame,
+    frame: PackedFrame,
     checked: Checked,
+    /// What its records take up in memory, or would if they were not packed: a stream is
+    /// refused whichever way it is read.
     memory: u64,
 }
 
 impl Sealed {
-    fn open(self, format: &dyn Format, limits: &Limits) -> Opened {
+    fn open(self, format: &dyn Format, packing: Packing, limits: &Limits) -> Opened {
         let (payload, _) = split_crc(&self.payload);
-        let result = format.decode_frame(&self.spec, payload);
+        let result = match packing {
+            Packing::Packs => format.decode_packed(&self.spec, payload),
+            Packing::Records => format
+                .decode_frame(&self.spec, payload)
+                .map(PackedFrame::Other),
+        };
         Opened {
             at: self.at,
             records: self.records,
             result: result.map(|frame| Content {
-                checked: Checked::new(frame.as_ref(), limits),
-                memory: memory::of_frame(frame.as_ref()),
+                checked: Checked::new(&frame, limits),
+                memory: match &frame {
+                    PackedFrame::Inodes(pack) => pack.memory(),
+                    PackedFrame::Identities(pack) => pack.memory(),
+                    PackedFrame::Other(frame) => memory::of_frame(frame.as_ref()),
+                },
                 frame,
             }),
             payload: self.payload,
@@ -556,7 +582,7 @@ impl Intake {
         records: usize,
         format: &str,
         result: Result<Content, CodecError>,
-    ) -> Result<Frame, StateError> {
+    ) -> Result<PackedFrame, StateError> {
         let Content {
             frame,
             checked,
@@ -566,15 +592,15 @@ impl Intake {
             format: format.to_owned(),
             source,
         })?;
-        let came = frame.as_ref().records();
-        if Some(frame.as_ref().section()) != at.section || came != records || came == 0 {
+        let came = frame.records();
+        if Some(frame.section()) != at.section || came != records || came == 0 {
             return Err(StateError::Malformed {
                 at,
                 what: format!("its header counts {records} record(s), its payload has {came}"),
             });
         }
         self.checker
-            .checked(frame.as_ref(), checked)
+            .checked(&frame, checked)
             .map_err(|source| StateError::Invalid { at, source })?;
         self.memory += memory;
         if self.memory > self.memory_limit {
@@ -586,74 +612,5 @@ impl Intake {
             });
         }
         Ok(frame)
-    }
-}
-
-/// Reads a whole state and validates all of it. A stream without our magic is read
-/// by the dialect of `registry` that recognises it; its header then has the
-/// dialect's name for a format.
-///
-/// # Errors
-/// Everything that is wrong with the stream; [`StateError::Empty`] for one of 0
-/// bytes. Nothing of it is left then.
-pub fn read_state(
-    input: &mut dyn Read,
-    registry: &Registry,
-    limits: &Limits,
-) -> Result<(Header, State), StateError> {
-    read_state_on_threads(threads(), input, registry, limits)
-}
-
-/// [`read_state`] on up to `threads` threads beside this one. What comes out, and
-/// what is refused in which words, does not depend on their number.
-///
-/// # Errors
-/// As [`read_state`].
-pub fn read_state_on_threads(
-    threads: usize,
-    input: &mut dyn Read,
-    registry: &Registry,
-    limits: &Limits,
-) -> Result<(Header, State), StateError> {
-    // What is not ours may be another daemon's.
-    let mut first = [0; 12];
-    let n = read_full(input, &mut first)?;
-    let first = &first[..n];
-    let magic = n.min(MAGIC.len());
-    let dialect = match first[..magic] == MAGIC[..magic] {
-        true => None,
-        false => registry.dialect_of(first),
-    };
-    let mut input = first.chain(input);
-    if let Some(dialect) = dialect {
-        return read_dialect(dialect.as_ref(), &mut input, limits);
-    }
-    let stream = StreamReader::open(input, registry, limits)?;
-    let mut state = State::default();
-    let header = stream.each_frame(threads, |frame| match frame {
-        Frame::Session(session) => state.session = Some(session),
-        Frame::Counters(counters) => {
-            state.fs.next_inode = counters.next_inode;
-            state.fs.next_handle = counters.next_handle;
-        }
-        Frame::Mounts(mounts) => append(&mut state.fs.mounts, mounts),
-        Frame::Inodes(inodes) => append(&mut state.fs.inodes, inodes),
-        Frame::Handles(handles) => append(&mut state.fs.handles, handles),
-        Frame::FileSystems(file_systems) => append(&mut state.fs.file_systems, file_systems),
-        Frame::Identities(identities) => append(&mut state.fs.identities, identities),
-        Frame::Locks(locks) => append(&mut state.fs.locks, locks),
-        Frame::Requests(requests) => append(&mut state.fs.requests, requests),
-        Frame::Ghosts(ghosts) => append(&mut state.fs.ghosts, ghosts),
-        Frame::GhostData(data) => append(&mut state.fs.ghost_data, data),
-    })?;
-    check_links(&state).map_err(StateError::Inconsistent)?;
-    Ok((header, state))
-}
-
-/// Puts a frame's records behind those before it; the first are there already.
-fn append<T>(all: &mut Vec<T>, mut records: Vec<T>) {
-    match all.is_empty() {
-        true => *all = records,
-        false => all.append(&mut records),
     }
 }

@@ -5,9 +5,8 @@
 use serde_bytes::ByteBuf;
 
 use crate::limits::Limits;
-use crate::model::{
-    Counters, FileHandle, FileSystem, Handle, Inode, Location, Mark, Request, Session, State,
-};
+use crate::model::{Counters, FileSystem, Handle, Request, Session, State};
+use crate::packed::{IdentityRef, InodeRef, MarkRef, PackedFrame, Place};
 use crate::section::FrameRef;
 
 mod ghosts;
@@ -19,6 +18,7 @@ mod tests;
 
 pub use ghosts::MAX_GHOST_PIECE;
 pub use links::check_links;
+pub(crate) use links::check_packed;
 pub use problem::{Invalid, Problem, Subject};
 
 /// `FUSE_ROOT_ID`.
@@ -171,14 +171,14 @@ fn check_file_system(file_system: &FileSystem) -> Result<(), Problem> {
     }
 }
 
-fn check_mark(mark: &Mark) -> Result<(), Problem> {
+fn check_mark(mark: &MarkRef<'_>) -> Result<(), Problem> {
     match mark {
-        Mark::Handle { bytes, .. } => check_file_handle(bytes),
-        Mark::Numbers { .. } => Ok(()),
+        MarkRef::Handle { bytes, .. } => check_file_handle(bytes),
+        MarkRef::Numbers { .. } => Ok(()),
     }
 }
 
-fn check_inode(inode: &Inode) -> Result<(), Problem> {
+fn check_inode(inode: &InodeRef<'_>) -> Result<(), Problem> {
     if inode.id == 0 || inode.id >= ID_LIMIT {
         return Err(Problem::IdRange);
     }
@@ -188,18 +188,18 @@ fn check_inode(inode: &Inode) -> Result<(), Problem> {
     if inode.kind != KIND_UNKNOWN && !KINDS.contains(&inode.kind) {
         return Err(Problem::Kind(inode.kind));
     }
-    if (inode.id == ROOT_ID) != (inode.location == Location::Root) {
+    if (inode.id == ROOT_ID) != (inode.place == Place::Root) {
         return Err(Problem::NotRoot);
     }
-    match &inode.location {
-        Location::Root if inode.kind != S_IFDIR && inode.kind != S_IFREG => Err(Problem::RootKind),
-        Location::Root => Ok(()),
-        Location::Child { name, .. } => check_name(name),
-        Location::Path { components, .. } if components.is_empty() => Err(Problem::EmptyPath),
-        Location::Path { components, .. } => check_path(components),
-        Location::Handle(FileHandle { bytes, .. }) => check_file_handle(bytes),
-        Location::Lost { errno: 1..=4095 } => Ok(()),
-        Location::Lost { errno } => Err(Problem::Errno(*errno)),
+    match inode.place {
+        Place::Root if inode.kind != S_IFDIR && inode.kind != S_IFREG => Err(Problem::RootKind),
+        Place::Root => Ok(()),
+        Place::Child { name, .. } => check_name(name),
+        Place::Path { components: [], .. } => Err(Problem::EmptyPath),
+        Place::Path { components, .. } => check_path(components),
+        Place::Handle { bytes, .. } => check_file_handle(bytes),
+        Place::Lost { errno: 1..=4095 } => Ok(()),
+        Place::Lost { errno } => Err(Problem::Errno(errno)),
     }
 }
 
@@ -279,9 +279,9 @@ pub(crate) struct Checked(Result<Checker, Invalid>);
 
 impl Checked {
     /// Checks the records of one frame, all but what those of others have to do with.
-    pub(crate) fn new(frame: FrameRef<'_>, limits: &Limits) -> Self {
+    pub(crate) fn new(frame: &PackedFrame, limits: &Limits) -> Self {
         let mut checker = Checker::new(limits);
-        Checked(checker.frame(frame).map(|()| checker))
+        Checked(checker.packed(frame).map(|()| checker))
     }
 }
 
@@ -323,18 +323,7 @@ impl Checker {
                     .and_then(|()| check_path(&mount.path))
                     .map_err(|p| invalid(Subject::Mount(mount.id), p))
             }),
-            FrameRef::Inodes(inodes) => {
-                for inode in inodes {
-                    self.inodes
-                        .next(inode.id, self.limits.inodes)
-                        .and_then(|()| check_inode(inode))
-                        .map_err(|p| invalid(Subject::Inode(inode.id), p))?;
-                }
-                match self.counters {
-                    Some(c) => check_counter("next_inode", c.next_inode, self.inodes.last),
-                    None => Ok(()),
-                }
-            }
+            FrameRef::Inodes(inodes) => self.inodes(inodes.iter().map(InodeRef::from)),
             FrameRef::Handles(handles) => {
                 for handle in handles {
                     self.handles
@@ -353,12 +342,7 @@ impl Checker {
                     .and_then(|()| check_file_system(fs))
                     .map_err(|p| invalid(Subject::FileSystem(fs.id), p))
             }),
-            FrameRef::Identities(identities) => identities.iter().try_for_each(|identity| {
-                self.identities
-                    .next(identity.inode, self.limits.inodes)
-                    .and_then(|()| check_mark(&identity.mark))
-                    .map_err(|p| invalid(Subject::Identity(identity.inode), p))
-            }),
+            FrameRef::Identities(all) => self.identities(all.iter().map(IdentityRef::from)),
             FrameRef::Requests(requests) => requests.iter().try_for_each(|request| {
                 self.requests += 1;
                 if self.requests <= self.limits.locks {
@@ -386,19 +370,59 @@ impl Checker {
             }),
         }
     }
+
+    /// [`Checker::frame`] for a frame that may be packed.
+    ///
+    /// # Errors
+    /// As [`Checker::frame`].
+    pub(crate) fn packed(&mut self, frame: &PackedFrame) -> Result<(), Invalid> {
+        match frame {
+            PackedFrame::Inodes(pack) => self.inodes(pack.iter()),
+            PackedFrame::Identities(pack) => self.identities(pack.iter()),
+            PackedFrame::Other(frame) => self.frame(frame.as_ref()),
+        }
+    }
+
+    fn inodes<'a>(
+        &mut self,
+        mut inodes: impl Iterator<Item = InodeRef<'a>>,
+    ) -> Result<(), Invalid> {
+        inodes.try_for_each(|inode| {
+            self.inodes
+                .next(inode.id, self.limits.inodes)
+                .and_then(|()| check_inode(&inode))
+                .map_err(|p| invalid(Subject::Inode(inode.id), p))
+        })?;
+        match self.counters {
+            Some(c) => check_counter("next_inode", c.next_inode, self.inodes.last),
+            None => Ok(()),
+        }
+    }
+
+    fn identities<'a>(
+        &mut self,
+        mut identities: impl Iterator<Item = IdentityRef<'a>>,
+    ) -> Result<(), Invalid> {
+        identities.try_for_each(|identity| {
+            self.identities
+                .next(identity.inode, self.limits.inodes)
+                .and_then(|()| check_mark(&identity.mark))
+                .map_err(|p| invalid(Subject::Identity(identity.inode), p))
+        })
+    }
 }
 
 impl Checker {
-    /// [`Checker::frame`] for a frame that has been checked by itself.
+    /// [`Checker::packed`] for a frame that has been checked by itself.
     ///
     /// # Errors
     /// As [`Checker::frame`], to the letter.
-    pub(crate) fn checked(&mut self, frame: FrameRef<'_>, checked: Checked) -> Result<(), Invalid> {
+    pub(crate) fn checked(&mut self, frame: &PackedFrame, checked: Checked) -> Result<(), Invalid> {
         match checked.0.ok().and_then(|one| self.with(&one)) {
             Some(both) => *self = both,
             // Whichever record it is, and whether it is wrong by itself or with
             // those before it: the slow way tells.
-            None => self.frame(frame)?,
+            None => self.packed(frame)?,
         }
         Ok(())
     }

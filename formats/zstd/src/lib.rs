@@ -7,6 +7,7 @@
 use std::io::Read;
 use std::sync::{Mutex, PoisonError};
 
+use ferryfs_state::packed::PackedFrame;
 use ferryfs_state::{CodecError, Format, Frame, FrameRef, FrameSpec};
 use zstd::bulk::Compressor;
 use zstd::stream::raw::CParameter;
@@ -87,6 +88,11 @@ impl<F: Format> Format for Zstd<F> {
     fn decode_frame(&self, spec: &FrameSpec, payload: &[u8]) -> Result<Frame, CodecError> {
         let plain = decompress(payload, spec.max_plain)?;
         self.inner.decode_frame(spec, &plain)
+    }
+
+    fn decode_packed(&self, spec: &FrameSpec, payload: &[u8]) -> Result<PackedFrame, CodecError> {
+        let plain = decompress(payload, spec.max_plain)?;
+        self.inner.decode_packed(spec, &plain)
     }
 }
 

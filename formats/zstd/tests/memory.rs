@@ -12,8 +12,8 @@ use ferryfs_format_msgpack::MsgPack;
 use ferryfs_format_postcard::Postcard;
 use ferryfs_state::testing::large;
 use ferryfs_state::{
-    error_line, read_state_on_threads, write_state_on_threads, Codec, Counters, Limits, State,
-    WriteOptions,
+    error_line, read_packed_on_threads, read_state_on_threads, write_state_on_threads, Codec,
+    Counters, Limits, State, WriteOptions,
 };
 use serde::Serialize;
 
@@ -78,6 +78,10 @@ const THREADS: usize = 4;
 /// What the links of an inode are checked with: its place by its id, its parent's.
 const LINKS: usize = 8;
 
+/// A packed inode of the state below: its id, where its record ends, and the record, which
+/// is a few bytes and a name.
+const PACKED: usize = 8 + 4 + 20;
+
 /// Most that one legitimate frame needs for a moment, with its buffers.
 const FRAME: usize = 2 * MIB;
 
@@ -107,8 +111,18 @@ fn nothing_is_held_twice(inodes: u64) {
                 read_state_on_threads(THREADS, &mut &bytes[..], &registry, &Limits::default());
             drop(back.unwrap());
         });
-        let bound = records + bound;
+        let beside = bound;
+        let bound = records + beside;
         assert!(peak < bound, "{format}: {peak} to read, not {bound}");
+
+        let (packed, peak) = measured(|| {
+            let limits = Limits::default();
+            let back = read_packed_on_threads(THREADS, &mut &bytes[..], &registry, &limits);
+            back.unwrap()
+        });
+        let bound = inodes as usize * PACKED + beside;
+        assert!(peak < bound, "{format}: {peak} to read packed, not {bound}");
+        drop(packed);
     }
 }
 
@@ -146,6 +160,12 @@ fn refused_within(what: &str, bytes: &[u8], limits: &Limits, bound: usize) {
             peak < bound,
             "{what}: {peak} bytes, not {bound}, to say: {text}"
         );
+        let (packed, peak) = measured(|| {
+            let read = read_packed_on_threads(threads, &mut &bytes[..], &registry(), limits);
+            error_line(&read.map(drop).expect_err(what))
+        });
+        assert!(peak < bound, "{what}, packed: {peak} bytes, not {bound}");
+        assert_eq!(packed, text);
     }
 }
 

@@ -8,8 +8,8 @@ use std::io::Write;
 use common::{encode, registry, writer, FORMATS};
 use ferryfs_state::testing::large;
 use ferryfs_state::{
-    error_line, read_state_on_threads, write_state_on_threads, EnvelopeReader, Inode, Limits,
-    Location, State, WriteOptions,
+    error_line, read_packed_on_threads, read_state_on_threads, write_state_on_threads,
+    EnvelopeReader, Inode, Limits, Location, State, WriteOptions,
 };
 
 const THREADS: [usize; 4] = [0, 1, 2, 4];
@@ -34,9 +34,14 @@ fn encode_with(state: &State, format: &str, threads: usize) -> Vec<u8> {
 }
 
 fn decode_with(bytes: &[u8], limits: &Limits, threads: usize) -> Result<State, String> {
-    read_state_on_threads(threads, &mut &*bytes, &registry(), limits)
+    let read = read_state_on_threads(threads, &mut &*bytes, &registry(), limits)
         .map(|(_, state)| state)
-        .map_err(|e| error_line(&e))
+        .map_err(|e| error_line(&e));
+    let packed = read_packed_on_threads(threads, &mut &*bytes, &registry(), limits)
+        .map(|(_, state)| State::from(state))
+        .map_err(|e| error_line(&e));
+    assert!(packed == read, "packed, it is another: {:?}", packed.err());
+    read
 }
 
 /// What the reader says to `bytes`, on any number of threads.

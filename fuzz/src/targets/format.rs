@@ -1,7 +1,9 @@
 //! One payload in one format, with no envelope. The first byte names the format, the
 //! second one the section.
 
-use ferryfs_state::{EnvelopeReader, FrameSpec, Limits, SectionId, SectionVersion};
+use ferryfs_state::{
+    error_line, EnvelopeReader, Frame, FrameSpec, Limits, SectionId, SectionVersion,
+};
 
 use super::{limits, registry, streams};
 use crate::random::Random;
@@ -29,7 +31,19 @@ fn run(data: &[u8]) {
         version: SectionVersion(1),
         max_plain: limits().frame_bytes as usize,
     };
-    let Ok(frame) = format.decode_frame(&spec, payload) else {
+    let decoded = format.decode_frame(&spec, payload);
+    // Packed, it is the same, or refused in the same words.
+    let packed = format.decode_packed(&spec, payload).map(Frame::from);
+    match (&decoded, &packed) {
+        (Ok(frame), Ok(packed)) => assert!(packed == frame, "{name}: another frame when packed"),
+        (Err(e), Err(packed)) => assert_eq!(error_line(packed), error_line(e)),
+        _ => panic!(
+            "{name}: taken {}, and {} when packed",
+            decoded.is_ok(),
+            packed.is_ok()
+        ),
+    }
+    let Ok(frame) = decoded else {
         return;
     };
     assert_eq!(frame.as_ref().section(), spec.section);

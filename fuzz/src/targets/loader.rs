@@ -9,7 +9,7 @@ use ferryfs_core::passthrough::config::{Config, MigrationMode, MigrationOnError}
 use ferryfs_core::passthrough::Passthrough;
 use ferryfs_core::server::{CrossingConfig, Server, ServerConfig};
 use ferryfs_core::service::{Crossing, Service};
-use ferryfs_state::{read_state, Limits};
+use ferryfs_state::{error_line, read_packed, read_state, Limits, State};
 use tempfile::TempDir;
 
 use super::{limits, registry, streams, writer};
@@ -67,6 +67,18 @@ fn scene() -> Scene {
 fn run(data: &[u8]) {
     let Scene { share, servers } = SCENE.get_or_init(scene);
     let state = read_state(&mut &*data, &registry(), &limits());
+    // Packed, as servers read it, it is the same, or refused in the same words.
+    match (&state, read_packed(&mut &*data, &registry(), &limits())) {
+        (Ok((_, state)), Ok((_, packed))) => {
+            assert!(State::from(packed) == *state, "another state when packed");
+        }
+        (Err(e), Err(packed)) => assert_eq!(error_line(&packed), error_line(e)),
+        (state, packed) => panic!(
+            "taken {}, and {} when packed",
+            state.is_ok(),
+            packed.is_ok()
+        ),
+    }
     for server in servers {
         match server.load(&mut &*data) {
             Err(_) => assert_eq!(server.session(), None, "refused, but a session is there"),

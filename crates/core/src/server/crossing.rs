@@ -4,8 +4,9 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 
+use ferryfs_state::packed::{PackedFs, PackedState};
 use ferryfs_state::{
-    error_line, read_state, FsState, Limits, Registry, Remap, Request, Session, State, StateError,
+    error_line, read_packed, FsState, Limits, Registry, Remap, Request, Session, State, StateError,
     StateWriter, WriteOptions, WriterInfo,
 };
 
@@ -67,15 +68,19 @@ impl CrossingConfig {
 
     /// # Errors
     /// In words: a mapping makes no sense of this state.
-    fn remap(&self, fs: &mut FsState) -> Result<(), String> {
+    fn remap(&self, packed: PackedFs) -> Result<PackedFs, String> {
+        if self.remaps.is_empty() {
+            return Ok(packed);
+        }
+        let mut fs = FsState::from(packed);
         for remap in &self.remaps {
-            match remap.apply(fs) {
+            match remap.apply(&mut fs) {
                 Ok(0) => log::info!("nothing in the state lies at the old path of {remap}"),
                 Ok(n) => log::info!("{n} records of the state are looked for as {remap} says"),
                 Err(why) => return Err(format!("--remap-path {remap}: {why}")),
             }
         }
-        Ok(())
+        Ok(fs.into())
     }
 }
 
@@ -147,14 +152,9 @@ impl<F: MigrateFs> Server<F> {
         let config = self.config.crossing.as_ref().ok_or_else(|| {
             CrossingError::Restore("this server was built with no state format".into())
         })?;
-        let (
-            _,
-            State {
-                session: new,
-                mut fs,
-            },
-        ) = read_state(input, &config.registry, &config.limits).map_err(CrossingError::Read)?;
-        config.remap(&mut fs).map_err(CrossingError::Restore)?;
+        let (_, PackedState { session: new, fs }) =
+            read_packed(input, &config.registry, &config.limits).map_err(CrossingError::Read)?;
+        let fs = config.remap(fs).map_err(CrossingError::Restore)?;
 
         // From here on nobody else changes the session; up to `apply`, nothing
         // that is live is touched.
@@ -167,9 +167,10 @@ impl<F: MigrateFs> Server<F> {
         self.check_session(&new).map_err(CrossingError::Restore)?;
         let mut report = LoadReport {
             inodes: fs.inodes.len() as u64,
-            handles: fs.handles.len() as u64,
+            handles: fs.rest.handles.len() as u64,
             faulted: 0,
             standing: fs
+                .rest
                 .requests
                 .iter()
                 .map(|&Request { queue, head }| StandingRequest { queue, head })
@@ -177,7 +178,7 @@ impl<F: MigrateFs> Server<F> {
         };
         let plan = self
             .fs
-            .plan_restore(fs, new.flags)
+            .plan_packed(fs, new.flags)
             .map_err(CrossingError::Restore)?;
         session.set(None);
         self.fs.adopt_session(new.flags);

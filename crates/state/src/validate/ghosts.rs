@@ -1,7 +1,9 @@
 //! What unlinked inodes that cross with their contents must be like.
 
-use super::{invalid, links::Index, Invalid, Problem, Subject, S_IFDIR, S_IFREG};
-use crate::model::{Ghost, GhostData, Location, State, Time};
+use super::links::{Index, Inodes};
+use super::{invalid, Invalid, Problem, Subject, S_IFDIR, S_IFREG};
+use crate::model::{FsState, Ghost, GhostData, Time};
+use crate::packed::Place;
 
 /// Most bytes in one piece of a ghost's contents.
 pub const MAX_GHOST_PIECE: usize = 1 << 20;
@@ -95,15 +97,16 @@ pub(super) fn piece(piece: &GhostData) -> Subject {
 }
 
 /// Checks ghosts and their contents against the rest of the state.
-pub(super) fn check(state: &State, index: &Index<'_>) -> Result<(), Invalid> {
-    let fs = &state.fs;
-    let find = |id: u64| index.position(id).map(|at| &fs.inodes[at]);
-    for ghost in &fs.ghosts {
+pub(super) fn check<I: Inodes + ?Sized>(
+    rest: &FsState,
+    index: &Index<'_, I>,
+) -> Result<(), Invalid> {
+    for ghost in &rest.ghosts {
         let fail = |problem| Err(invalid(Subject::Ghost(ghost.inode), problem));
-        let Some(inode) = find(ghost.inode) else {
+        let Some(inode) = index.find(ghost.inode) else {
             return fail(Problem::NoSuchInode);
         };
-        if !matches!(inode.location, Location::Lost { .. }) {
+        if !matches!(inode.place, Place::Lost { .. }) {
             return fail(Problem::NotUnlinked);
         }
         let is_device = matches!(inode.kind, S_IFCHR | S_IFBLK);
@@ -120,17 +123,16 @@ pub(super) fn check(state: &State, index: &Index<'_>) -> Result<(), Invalid> {
                 return fail(Problem::GhostKind { what, kind });
             }
         }
-        match find(ghost.directory) {
+        match index.find(ghost.directory) {
             Some(directory)
-                if directory.kind == S_IFDIR
-                    && !matches!(directory.location, Location::Lost { .. }) => {}
+                if directory.kind == S_IFDIR && !matches!(directory.place, Place::Lost { .. }) => {}
             _ => return fail(Problem::GhostDirectory(ghost.directory)),
         }
     }
-    for of_one in fs.ghost_data.chunk_by(|a, b| a.inode == b.inode) {
+    for of_one in rest.ghost_data.chunk_by(|a, b| a.inode == b.inode) {
         let (first, last) = (&of_one[0], &of_one[of_one.len() - 1]);
-        let at = fs.ghosts.binary_search_by_key(&first.inode, |g| g.inode);
-        let Some(ghost) = at.ok().map(|at| &fs.ghosts[at]) else {
+        let at = rest.ghosts.binary_search_by_key(&first.inode, |g| g.inode);
+        let Some(ghost) = at.ok().map(|at| &rest.ghosts[at]) else {
             return Err(invalid(piece(first), Problem::NoGhost));
         };
         if last.offset + last.bytes.len() as u64 > ghost.size {

@@ -2,7 +2,8 @@
 //! the right kind.
 
 use super::{ghosts, invalid, locks, Invalid, Problem, Subject, ROOT_ID, S_IFDIR, S_IFREG};
-use crate::model::{Inode, Location, State};
+use crate::model::{FsState, Inode, State};
+use crate::packed::{IdentityRef, InodeRef, PackedInodes, PackedState, Place};
 
 /// Checks what needs the whole state: root, parents, cycles, mounts, handles'
 /// inodes, identities, locks, ghosts. Takes time in proportion to the number of records
@@ -12,18 +13,89 @@ use crate::model::{Inode, Location, State};
 /// # Errors
 /// The first contradiction.
 pub fn check_links(state: &State) -> Result<(), Invalid> {
-    let inodes = &state.fs.inodes;
-    check_root(state)?;
+    let identities = state.fs.identities.iter().map(IdentityRef::from);
+    let has_session = state.session.is_some();
+    check(has_session, &state.fs, &state.fs.inodes[..], identities)
+}
+
+/// [`check_links`] for a packed state.
+///
+/// # Errors
+/// As [`check_links`].
+pub(crate) fn check_packed(state: &PackedState) -> Result<(), Invalid> {
+    let fs = &state.fs;
+    let has_session = state.session.is_some();
+    check(has_session, &fs.rest, &fs.inodes, fs.identities.iter())
+}
+
+/// Inodes by ascending id.
+pub(super) trait Inodes {
+    fn len(&self) -> usize;
+    fn get(&self, at: usize) -> InodeRef<'_>;
+    fn id(&self, at: usize) -> u64;
+    fn kind(&self, at: usize) -> u32;
+    fn search(&self, id: u64) -> Option<usize>;
+}
+
+impl Inodes for [Inode] {
+    fn len(&self) -> usize {
+        self.len()
+    }
+    fn get(&self, at: usize) -> InodeRef<'_> {
+        InodeRef::from(&self[at])
+    }
+    fn id(&self, at: usize) -> u64 {
+        self[at].id
+    }
+    fn kind(&self, at: usize) -> u32 {
+        self[at].kind
+    }
+    fn search(&self, id: u64) -> Option<usize> {
+        self.binary_search_by_key(&id, |inode| inode.id).ok()
+    }
+}
+
+impl Inodes for PackedInodes {
+    fn len(&self) -> usize {
+        self.len()
+    }
+    fn get(&self, at: usize) -> InodeRef<'_> {
+        self.get(at)
+    }
+    fn id(&self, at: usize) -> u64 {
+        self.id(at)
+    }
+    fn kind(&self, at: usize) -> u32 {
+        self.kind(at)
+    }
+    fn search(&self, id: u64) -> Option<usize> {
+        self.position(id)
+    }
+}
+
+/// Checks a state, of whose file system `rest` has everything but inodes and identities.
+fn check<'a, I: Inodes + ?Sized>(
+    has_session: bool,
+    rest: &FsState,
+    inodes: &I,
+    identities: impl Iterator<Item = IdentityRef<'a>>,
+) -> Result<(), Invalid> {
+    check_root(has_session, rest, inodes)?;
     let index = Index::new(inodes);
+    check_locations(rest, &index)?;
+    check_handles(rest, &index)?;
+    check_identities(rest, identities, &index)?;
+    locks::check(rest, &index)?;
+    ghosts::check(rest, &index)
+}
 
-    check_locations(state, &index)?;
-
-    for handle in &state.fs.handles {
+fn check_handles<I: Inodes + ?Sized>(rest: &FsState, index: &Index<'_, I>) -> Result<(), Invalid> {
+    for handle in &rest.handles {
         let fail = |problem| Err(invalid(Subject::Handle(handle.id), problem));
         let Some(position) = index.position(handle.inode) else {
             return fail(Problem::MissingInode(handle.inode));
         };
-        let kind = inodes[position].kind;
+        let kind = index.inodes.kind(position);
         let (wanted, name) = match handle.directory {
             true => (S_IFDIR, "directory"),
             false => (S_IFREG, "file"),
@@ -36,39 +108,57 @@ pub fn check_links(state: &State) -> Result<(), Invalid> {
             });
         }
     }
-    check_identities(state, &index)?;
-    locks::check(state, &index)?;
-    ghosts::check(state, &index)
+    Ok(())
 }
 
-fn check_identities(state: &State, index: &Index<'_>) -> Result<(), Invalid> {
-    let file_systems = &state.fs.file_systems;
-    for identity in &state.fs.identities {
+fn check_identities<'a, I: Inodes + ?Sized>(
+    rest: &FsState,
+    identities: impl Iterator<Item = IdentityRef<'a>>,
+    index: &Index<'_, I>,
+) -> Result<(), Invalid> {
+    let inodes = index.inodes;
+    let file_systems = &rest.file_systems;
+    // Nearly all inodes have one, on the same file system as the one before.
+    let mut next = 0;
+    let mut known = None;
+    for identity in identities {
         let fail = |problem| Err(invalid(Subject::Identity(identity.inode), problem));
-        if index.position(identity.inode).is_none() {
+        let position = match next < inodes.len() && inodes.id(next) == identity.inode {
+            true => Some(next),
+            false => index.position(identity.inode),
+        };
+        let Some(position) = position else {
             return fail(Problem::NoSuchInode);
-        }
+        };
+        next = position + 1;
         let number = identity.file_system;
+        if known == Some(number) {
+            continue;
+        }
         if file_systems
             .binary_search_by_key(&number, |f| f.id)
             .is_err()
         {
             return fail(Problem::UnknownFileSystem(number));
         }
+        known = Some(number);
     }
     Ok(())
 }
 
-fn check_root(state: &State) -> Result<(), Invalid> {
-    let fs = &state.fs;
-    let root = fs.inodes.first().is_some_and(|i| i.id == ROOT_ID);
-    let needed = state.session.is_some() || !fs.inodes.is_empty() || !fs.handles.is_empty();
-    if needed && !root {
+fn check_root<I: Inodes + ?Sized>(
+    has_session: bool,
+    rest: &FsState,
+    inodes: &I,
+) -> Result<(), Invalid> {
+    let id = |at: usize| (at < inodes.len()).then(|| inodes.id(at));
+    let needed = has_session || inodes.len() > 0 || !rest.handles.is_empty();
+    if needed && id(0) != Some(ROOT_ID) {
         return Err(invalid(Subject::Inode(ROOT_ID), Problem::MissingRoot));
     }
-    if state.session.is_none() {
-        let guest = match (fs.inodes.get(1), fs.handles.first()) {
-            (Some(inode), _) => Some(Subject::Inode(inode.id)),
+    if !has_session {
+        let guest = match (id(1), rest.handles.first()) {
+            (Some(inode), _) => Some(Subject::Inode(inode)),
             (None, Some(handle)) => Some(Subject::Handle(handle.id)),
             (None, None) => None,
         };
@@ -79,39 +169,63 @@ fn check_root(state: &State) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn check_locations(state: &State, index: &Index<'_>) -> Result<(), Invalid> {
-    let inodes = &state.fs.inodes;
-    const NONE: u32 = u32::MAX;
-    let mut parents = vec![NONE; inodes.len()];
+fn check_locations<I: Inodes + ?Sized>(
+    rest: &FsState,
+    index: &Index<'_, I>,
+) -> Result<(), Invalid> {
+    let inodes = index.inodes;
     // Ids grow with time, so nearly every parent comes before its children, and a
     // chain that only ever leads backwards ends. Only the others can be cycles.
     let mut forward = false;
-    for (position, inode) in inodes.iter().enumerate() {
+    // What lies in one directory, or on one mount, mostly comes together.
+    let mut last_parent = None;
+    let mut last_mount = None;
+    for position in 0..inodes.len() {
+        let inode = inodes.get(position);
         let fail = |problem| Err(invalid(Subject::Inode(inode.id), problem));
-        let parent = match &inode.location {
-            Location::Child { parent, .. } => *parent,
-            Location::Path { from, .. } => *from,
-            Location::Handle(handle) => {
-                let mounts = &state.fs.mounts;
-                match mounts.binary_search_by_key(&handle.mount, |m| m.id) {
-                    Ok(_) => continue,
-                    Err(_) => return fail(Problem::UnknownMount(handle.mount)),
-                }
+        if let Place::Handle { mount, .. } = inode.place {
+            if last_mount == Some(mount) {
+                continue;
             }
-            Location::Root | Location::Lost { .. } => continue,
-        };
-        let Some(at) = index.position(parent) else {
-            return fail(Problem::MissingParent(parent));
-        };
-        if inodes[at].kind != S_IFDIR {
-            return fail(Problem::ParentKind(parent));
+            if rest.mounts.binary_search_by_key(&mount, |m| m.id).is_err() {
+                return fail(Problem::UnknownMount(mount));
+            }
+            last_mount = Some(mount);
         }
-        parents[position] = at as u32;
+        let Some(parent) = inode.place.above() else {
+            continue;
+        };
+        let at = match last_parent {
+            Some((last, at)) if last == parent => at,
+            _ => {
+                let Some(at) = index.position(parent) else {
+                    return fail(Problem::MissingParent(parent));
+                };
+                if inodes.kind(at) != S_IFDIR {
+                    return fail(Problem::ParentKind(parent));
+                }
+                last_parent = Some((parent, at));
+                at
+            }
+        };
         forward |= at >= position;
     }
-    if !forward {
-        return Ok(());
+    match forward {
+        true => check_cycles(index),
+        false => Ok(()),
     }
+}
+
+/// Checks that each chain of parents, all of which are there, ends.
+fn check_cycles<I: Inodes + ?Sized>(index: &Index<'_, I>) -> Result<(), Invalid> {
+    const NONE: u32 = u32::MAX;
+    let inodes = index.inodes;
+    let parent = |position| {
+        let above = inodes.get(position).place.above();
+        let above = above.and_then(|above| index.position(above));
+        above.map_or(NONE, |at| at as u32)
+    };
+    let parents: Vec<u32> = (0..inodes.len()).map(parent).collect();
     // Walk up from each inode, marking the way; a chain that meets its own marks is
     // a cycle, one that meets what is done is sound. Each inode is passed once.
     const NEW: u32 = 0;
@@ -128,7 +242,7 @@ fn check_locations(state: &State, index: &Index<'_>) -> Result<(), Invalid> {
             }
         }
         if marks[at] == mark && parents[at] != NONE {
-            return Err(invalid(Subject::Inode(inodes[at].id), Problem::Cycle));
+            return Err(invalid(Subject::Inode(inodes.id(at)), Problem::Cycle));
         }
         let mut at = start;
         while marks[at] == mark {
@@ -144,21 +258,21 @@ fn check_locations(state: &State, index: &Index<'_>) -> Result<(), Invalid> {
 
 /// Finds inodes by id. Ids of a daemon that has not run for long are dense, and
 /// then a table of positions is faster than any search.
-pub(super) struct Index<'a> {
-    inodes: &'a [Inode],
+pub(super) struct Index<'a, I: ?Sized> {
+    pub(super) inodes: &'a I,
     table: Vec<u32>,
 }
 
-impl<'a> Index<'a> {
-    fn new(inodes: &'a [Inode]) -> Self {
-        let max = inodes.last().map_or(0, |i| i.id);
-        let dense =
-            max <= (inodes.len() as u64).saturating_mul(8) && inodes.len() < u32::MAX as usize;
+impl<'a, I: Inodes + ?Sized> Index<'a, I> {
+    fn new(inodes: &'a I) -> Self {
+        let count = inodes.len();
+        let max = count.checked_sub(1).map_or(0, |last| inodes.id(last));
+        let dense = max <= (count as u64).saturating_mul(8) && count < u32::MAX as usize;
         let mut table = Vec::new();
         if dense {
             table = vec![u32::MAX; max as usize + 1];
-            for (position, inode) in inodes.iter().enumerate() {
-                table[inode.id as usize] = position as u32;
+            for position in 0..count {
+                table[inodes.id(position) as usize] = position as u32;
             }
         }
         Index { inodes, table }
@@ -166,9 +280,14 @@ impl<'a> Index<'a> {
 
     pub(super) fn position(&self, id: u64) -> Option<usize> {
         if self.table.is_empty() {
-            return self.inodes.binary_search_by_key(&id, |i| i.id).ok();
+            return self.inodes.search(id);
         }
         let position = *self.table.get(usize::try_from(id).ok()?)?;
         (position != u32::MAX).then_some(position as usize)
+    }
+
+    /// The record of inode `id`.
+    pub(super) fn find(&self, id: u64) -> Option<InodeRef<'_>> {
+        self.position(id).map(|at| self.inodes.get(at))
     }
 }

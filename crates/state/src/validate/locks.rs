@@ -1,7 +1,8 @@
 //! What the guest's locks must be like: what one kernel could have granted.
 
-use super::{invalid, links::Index, Invalid, Problem, Subject, LOCK_END, S_IFREG};
-use crate::model::{Lock, LockKind, State};
+use super::links::{Index, Inodes};
+use super::{invalid, Invalid, Problem, Subject, LOCK_END, S_IFREG};
+use crate::model::{FsState, Lock, LockKind};
 
 pub(super) fn fail(lock: &Lock, problem: Problem) -> Invalid {
     let subject = Subject::Lock {
@@ -54,28 +55,30 @@ impl Locks {
 }
 
 /// Checks locks against the rest of the state, and against each other's.
-pub(super) fn check(state: &State, index: &Index<'_>) -> Result<(), Invalid> {
-    let fs = &state.fs;
-    for lock in &fs.locks {
+pub(super) fn check<I: Inodes + ?Sized>(
+    rest: &FsState,
+    index: &Index<'_, I>,
+) -> Result<(), Invalid> {
+    for lock in &rest.locks {
         let inode = lock.inode;
         let Some(position) = index.position(inode) else {
             return Err(fail(lock, Problem::MissingInode(inode)));
         };
-        let kind = fs.inodes[position].kind;
+        let kind = index.inodes.kind(position);
         if kind != S_IFREG {
             return Err(fail(lock, Problem::LockKind { inode, kind }));
         }
         let Some(handle) = lock.handle else { continue };
-        let Ok(at) = fs.handles.binary_search_by_key(&handle, |h| h.id) else {
+        let Ok(at) = rest.handles.binary_search_by_key(&handle, |h| h.id) else {
             return Err(fail(lock, Problem::MissingHandle(handle)));
         };
-        let of = fs.handles[at].inode;
+        let of = rest.handles[at].inode;
         if of != inode {
             return Err(fail(lock, Problem::LockHandle { handle, inode: of }));
         }
     }
     let of_one = |a: &Lock, b: &Lock| (a.inode, a.kind) == (b.inode, b.kind);
-    fs.locks.chunk_by(of_one).try_for_each(conflicts)
+    rest.locks.chunk_by(of_one).try_for_each(conflicts)
 }
 
 /// How far locks that begin at or before some byte go, and who has them.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_bytes::ByteBuf;
 
 use super::*;
-use crate::model::{FsState, Ghost, GhostData, Lock, LockKind};
+use crate::model::{FileHandle, FsState, Ghost, GhostData, Inode, Location, Lock, LockKind, Mark};
 use crate::testing::{any_state, large, sample, sample_v2, sample_v3};
 
 /// What `validate` says to the sample after `change`.

@@ -6,8 +6,8 @@ use ferryfs_format_msgpack::MsgPack;
 use ferryfs_format_postcard::Postcard;
 use ferryfs_format_zstd::Zstd;
 use ferryfs_state::{
-    error_line, read_state, write_state, write_state_with, Header, Limits, Losses, Registry, State,
-    StateError, WriteOptions, WriterInfo,
+    error_line, read_packed, read_state, write_state, write_state_with, Header, Limits, Losses,
+    Registry, State, StateError, WriteOptions, WriterInfo,
 };
 
 pub const FORMATS: [&str; 4] = ["postcard", "msgpack", "postcard+zstd", "msgpack+zstd"];
@@ -51,8 +51,21 @@ pub fn encode_for(state: &State, format: &str, version: u32) -> Result<(Vec<u8>,
         .map_err(|e| error_line(&e))
 }
 
-pub fn decode(mut bytes: &[u8]) -> Result<(Header, State), StateError> {
-    read_state(&mut bytes, &registry(), &Limits::default())
+/// What is read from `bytes`: packed, it is the same, and so is what is refused.
+pub fn decode(bytes: &[u8]) -> Result<(Header, State), StateError> {
+    let (registry, limits) = (registry(), Limits::default());
+    let read = read_state(&mut &*bytes, &registry, &limits);
+    let packed = read_packed(&mut &*bytes, &registry, &limits);
+    match (&read, packed) {
+        (Ok((header, state)), Ok((own, packed))) => {
+            assert_eq!(own, *header);
+            assert!(State::from(packed) == *state, "packed, it is another state");
+        }
+        (Err(e), Err(packed)) => assert_eq!(error_line(&packed), error_line(e)),
+        (Ok(_), Err(e)) => panic!("refused when packed: {}", error_line(&e)),
+        (Err(e), Ok(_)) => panic!("taken when packed: {}", error_line(e)),
+    }
+    read
 }
 
 /// What the reader says to `bytes`, which it must refuse.

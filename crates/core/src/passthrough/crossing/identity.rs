@@ -15,9 +15,11 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ferryfs_state::packed::MarkRef;
+use ferryfs_state::packed::{
+    IdentityRef, MarkRef, PackedFs, PackedIdentities, Place as PackedPlace,
+};
 use ferryfs_state::validate::ROOT_ID;
-use ferryfs_state::{FileSystem, FsState, Identity, Inode as InodeRecord, Location, Mark};
+use ferryfs_state::{FileSystem, Identity, Mark};
 use rustix::fs::Statx;
 use serde_bytes::ByteBuf;
 
@@ -247,8 +249,8 @@ pub(super) struct Comparer {
     /// The root here is the source's.
     related: bool,
     here: Here,
-    /// By ascending inode; none where nothing is to be compared.
-    identities: Vec<Identity>,
+    /// None where nothing is to be compared.
+    identities: PackedIdentities,
 }
 
 /// The stream's file systems, and which of those here they are.
@@ -332,15 +334,15 @@ impl Here {
     }
 
     /// What `root`, the share here, is to the one that `source` tells.
-    fn root(&self, root: BorrowedFd<'_>, source: &Identity) -> FsResult<Root> {
+    fn root(&self, root: BorrowedFd<'_>, source: IdentityRef<'_>) -> FsResult<Root> {
         let stx = sys::statx_born(root)?;
-        let is_it = match &source.mark {
-            Mark::Handle { kind, bytes } => match handle_bytes::FileHandle::of_fd(root) {
-                Ok((here, _)) => is_handle(&here, *kind, bytes),
+        let is_it = match source.mark {
+            MarkRef::Handle { kind, bytes } => match handle_bytes::FileHandle::of_fd(root) {
+                Ok((here, _)) => is_handle(&here, kind, bytes),
                 // Where there are no handles it is not what had one there.
                 Err(_) => false,
             },
-            Mark::Numbers { ino, born } => is_numbered(&stx, *ino, *born),
+            MarkRef::Numbers { ino, born } => is_numbered(&stx, ino, born),
         };
         let here = self.is(source.file_system, root, sys::dev_of(&stx))?;
         Ok(match (is_it, here) {
@@ -358,7 +360,7 @@ impl Comparer {
     /// # Errors
     /// In words: the state has file handles, and they are of another share.
     pub(super) fn new(
-        state: &mut FsState,
+        state: &mut PackedFs,
         root: BorrowedFd<'_>,
         boot: Option<[u8; 16]>,
     ) -> Result<Comparer, String> {
@@ -366,7 +368,7 @@ impl Comparer {
             related: false,
             here: Here {
                 boot,
-                file_systems: std::mem::take(&mut state.file_systems),
+                file_systems: std::mem::take(&mut state.rest.file_systems),
                 known: Mutex::default(),
             },
             identities: std::mem::take(&mut state.identities),
@@ -382,13 +384,16 @@ impl Comparer {
                     .map_err(|e| format!("cannot examine the shared directory: {e}"))?,
             ),
         };
-        let by_handle = |inode: &InodeRecord| matches!(inode.location, Location::Handle(_));
+        let by_handle = || {
+            let mut places = state.inodes.iter().map(|inode| inode.place);
+            places.any(|place| matches!(place, PackedPlace::Handle { .. }))
+        };
         match related {
             Some(Root::Same) => {
                 comparer.related = true;
                 return Ok(comparer);
             }
-            Some(Root::Other) if state.inodes.iter().any(by_handle) => {
+            Some(Root::Other) if by_handle() => {
                 return Err(
                     "the source shares another directory than this daemon, and its file handles \
                      lead there: start this daemon with the --shared-dir that the guest knows, or \
@@ -410,20 +415,11 @@ impl Comparer {
         Ok(comparer)
     }
 
-    fn position(&self, id: u64) -> Option<usize> {
-        self.identities
-            .binary_search_by_key(&id, |identity| identity.inode)
-            .ok()
-    }
-
     /// Whether it takes the time of its birth to tell inode `id`.
     pub(super) fn asks_birth(&self, id: u64) -> bool {
-        self.position(id).is_some_and(|at| {
-            matches!(
-                self.identities[at].mark,
-                Mark::Numbers { born: Some(_), .. }
-            )
-        })
+        self.identities
+            .find(id)
+            .is_some_and(|own| matches!(own.mark, MarkRef::Numbers { born: Some(_), .. }))
     }
 
     /// Whether `new`, with attributes `stx`, is what the source knows as inode `id`.
@@ -431,13 +427,10 @@ impl Comparer {
     /// # Errors
     /// [`Unfit::Replaced`], and what the system calls give.
     pub(super) fn check(&self, id: u64, new: &NewInode, stx: &Statx) -> Result<(), Unfit> {
-        let Some(at) = self.position(id) else {
-            return Ok(());
-        };
-        let Identity {
-            file_system, mark, ..
-        } = &self.identities[at];
-        self.here.check(*file_system, mark.into(), new, stx)
+        match self.identities.find(id) {
+            Some(own) => self.here.check(own.file_system, own.mark, new, stx),
+            None => Ok(()),
+        }
     }
 
     /// Whether the share here is the source's: objects can be told.
@@ -445,13 +438,13 @@ impl Comparer {
         self.related
     }
 
-    /// By ascending inode; none where nothing is to be compared.
-    pub(super) fn identities(&self) -> &[Identity] {
+    /// None where nothing is to be compared.
+    pub(super) fn identities(&self) -> &PackedIdentities {
         &self.identities
     }
 
     /// What identities are compared by, and the identities.
-    pub(super) fn into_parts(self) -> (Here, Vec<Identity>) {
+    pub(super) fn into_parts(self) -> (Here, PackedIdentities) {
         (self.here, self.identities)
     }
 }

@@ -22,6 +22,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use ferryfs_state::packed::PackedFs;
 use ferryfs_state::FsState;
 
 use super::config::MigrationOnError;
@@ -98,6 +99,10 @@ impl MigrateFs for Passthrough {
     }
 
     fn plan_restore(&self, state: FsState, session_flags: u64) -> Result<Plan, String> {
+        self.plan_packed(state.into(), session_flags)
+    }
+
+    fn plan_packed(&self, state: PackedFs, session_flags: u64) -> Result<Plan, String> {
         // An earlier guest's own must not be in the way.
         self.locks.let_go();
         restore::plan(self, state, session_flags).inspect_err(|_| self.take_locks_back())

@@ -6,8 +6,9 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use ferryfs_state::packed::PackedFs;
 use ferryfs_state::validate::KIND_UNKNOWN;
-use ferryfs_state::{FsState, Ghost, Inode as InodeRecord, Location, Mount};
+use ferryfs_state::{Ghost, Inode as InodeRecord, Location, Mount};
 
 use super::super::config::MigrationOnError;
 use super::super::handle::Handles;
@@ -59,17 +60,29 @@ pub(super) fn apply(fs: &Passthrough, plan: Plan) -> u64 {
     plan.faulted
 }
 
-/// Finds everything. See [`crate::migrate::MigrateFs::plan_restore`].
+/// Finds everything. See [`crate::migrate::MigrateFs::plan_packed`].
 pub(super) fn plan(
     fs: &Passthrough,
-    mut state: FsState,
+    mut packed: PackedFs,
     session_flags: u64,
 ) -> Result<Plan, String> {
     let root = Passthrough::root_inode(fs.config.root.as_fd())
         .map_err(|e| format!("cannot examine the shared directory: {e}"))?;
-    check_root(&state, root.kind)?;
-    let comparer = Comparer::new(&mut state, fs.config.root.as_fd(), fs.config.boot_id)?;
-    let later = lazy::split(fs, &mut state, &comparer);
+    check_root(&packed, root.kind)?;
+    let comparer = Comparer::new(&mut packed, fs.config.root.as_fd(), fs.config.boot_id)?;
+    let split = lazy::split(fs, &packed, &comparer);
+    // What is looked for now becomes records; what is not stays as it is.
+    let mut state = packed.rest;
+    let later = match split {
+        Some(split) => {
+            state.inodes = split.records(&packed.inodes);
+            Some((packed.inodes, split))
+        }
+        None => {
+            state.inodes = packed.inodes.into_records();
+            None
+        }
+    };
     let root_numbers = root.numbers;
     let inodes = fs.inodes.sibling(root);
     // New directories met on the way must not take a number of the state's.
@@ -117,8 +130,8 @@ pub(super) fn plan(
     })
 }
 
-fn check_root(state: &FsState, kind: u32) -> Result<(), String> {
-    match state.inodes.first() {
+fn check_root(state: &PackedFs, kind: u32) -> Result<(), String> {
+    match state.inodes.iter().next() {
         Some(record) if record.kind != kind => Err(format!(
             "the source shared a {}, this daemon shares a {}; start it with the --shared-dir that \
              the guest knows",

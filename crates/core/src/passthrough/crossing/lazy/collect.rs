@@ -89,6 +89,8 @@ impl Locator {
                 handle.mount = mounts.received(own);
                 return Location::Handle(handle);
             }
+            // Looked for before: these are in the tables.
+            Place::Root | Place::Path { .. } | Place::Lost { .. } => return LOST,
         };
         if self.is_known(parent) {
             return Location::Child {
@@ -113,7 +115,7 @@ impl Locator {
                 let at = self.store.position(above)?;
                 match self.store.get(at).place {
                     Place::Child { parent, name } => Some((parent, name.to_vec())),
-                    Place::Handle { .. } => None,
+                    _ => None,
                 }
             });
             let Some((parent, name)) = next else { break };

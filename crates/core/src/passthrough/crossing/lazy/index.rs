@@ -1,5 +1,7 @@
 //! Which records of a store may be the object that has a mark: found by the mark's hash.
 
+use std::ops::Range;
+
 use crate::parallel::in_parallel;
 
 /// Records that are hashed by one thread at a time.
@@ -17,16 +19,23 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Of the records up to `count`, by what `hash` says of each; those of which it says
-    /// nothing are left out. In several threads where there are many.
-    pub(super) fn new(count: u32, hash: impl Fn(u32) -> Option<u64> + Sync) -> Index {
+    /// Of the records up to `count`, by the hashes that `hash_all` gives of a range of
+    /// them, one after the other; those of which it gives none are left out. In several
+    /// threads where there are many.
+    pub(super) fn new(
+        count: u32,
+        hash_all: impl Fn(Range<u32>, &mut dyn FnMut(Option<u64>)) + Sync,
+    ) -> Index {
         // One and a half records or so have the same; below `NONE`, as `count` is.
         let buckets = (count as usize / 2).next_power_of_two();
         let chunks: Vec<u32> = (0..count).step_by(CHUNK).collect();
         let hashed = in_parallel(&chunks, |first| {
             let end = count.min(first.saturating_add(CHUNK as u32));
-            let own = |at| hash(at).map_or(NONE, |hash| bucket(hash, buckets) as u32);
-            (*first..end).map(own).collect::<Vec<u32>>()
+            let mut own = Vec::with_capacity(CHUNK);
+            hash_all(*first..end, &mut |hash| {
+                own.push(hash.map_or(NONE, |hash| bucket(hash, buckets) as u32));
+            });
+            own
         });
         let all = || hashed.iter().flatten();
         let mut starts = vec![0; buckets + 1];
@@ -70,7 +79,7 @@ mod tests {
     fn each_record_is_among_the_candidates_of_its_hash_and_no_other() {
         let hash = |at: u32| (at % 7 != 3).then(|| u64::from(at).wrapping_mul(0x9e37_79b9));
         for count in [0, 1, 2, 3, 100, CHUNK as u32 + 1, 50_000] {
-            let index = Index::new(count, hash);
+            let index = Index::new(count, |range, each| range.map(hash).for_each(each));
             let with_hash = (0..count).filter(|at| hash(*at).is_some()).count();
             assert_eq!(index.records.len(), with_hash);
             for at in 0..count {
@@ -82,13 +91,13 @@ mod tests {
                 assert_eq!(found.count(), 1, "{at} of {count}");
             }
         }
-        assert!(Index::new(0, hash).candidates(5).is_empty());
     }
 
     #[test]
     fn records_of_one_hash_are_all_found() {
-        let index = Index::new(1000, |_| Some(42));
-        assert_eq!(index.candidates(42).len(), 1000);
-        assert!(Index::new(1000, |_| None).candidates(42).is_empty());
+        let all =
+            |hash: Option<u64>| Index::new(1000, move |range, each| range.for_each(|_| each(hash)));
+        assert_eq!(all(Some(42)).candidates(42).len(), 1000);
+        assert!(all(None).candidates(42).is_empty());
     }
 }

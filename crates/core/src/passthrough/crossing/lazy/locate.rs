@@ -65,13 +65,12 @@ impl Locator {
         // A list, not a recursion: paths can be deeper than a stack.
         let mut chain = vec![at];
         while let Some(&top) = chain.last() {
-            match self.store.get(top).place {
-                Place::Child { parent, .. } if !self.store.is_done(top) => {
-                    match self.store.position(parent) {
-                        Some(above) if !self.store.is_done(above) => chain.push(above),
-                        _ => break,
-                    }
-                }
+            if self.store.is_done(top) {
+                break;
+            }
+            let above = self.store.get(top).place.above();
+            match above.and_then(|above| self.store.position(above)) {
+                Some(above) if !self.store.is_done(above) => chain.push(above),
                 _ => break,
             }
         }
@@ -124,6 +123,8 @@ impl Locator {
                 };
                 self.enter(claim, &record, found)?;
             }
+            // Looked for before.
+            Place::Root | Place::Path { .. } | Place::Lost { .. } => {}
         }
         Ok(())
     }
@@ -246,7 +247,7 @@ impl Locator {
                 path.push(name.into());
                 format!("\"{}\"", path.join(&b'/').escape_ascii())
             }
-            Place::Handle { .. } => "by its file handle".to_owned(),
+            _ => "by its file handle".to_owned(),
         };
         let errno = unfit.errno();
         let why = match unfit {

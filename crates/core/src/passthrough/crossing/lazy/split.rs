@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use ferryfs_state::{FsState, Identity, Inode as InodeRecord, Location, Mark, Mount};
+use ferryfs_state::packed::{InodePack, MarkRef, PackedFs, PackedIdentities, PackedInodes, Place};
+use ferryfs_state::{Inode as InodeRecord, Mount};
 
 use super::super::super::config::Restore;
 use super::super::super::handle_bytes::MountRef;
@@ -11,6 +12,7 @@ use super::super::super::Passthrough;
 use super::super::identity::{Comparer, Here};
 use super::Store;
 use crate::errno::Errno;
+use crate::parallel::in_parallel;
 use crate::types::NodeId;
 
 /// What a plan leaves for later, and what it takes to find it.
@@ -28,7 +30,7 @@ impl Later {
     /// What is to be looked for later, with the plan's mounts and what it knows to lie
     /// in the share.
     pub(in super::super) fn new(
-        (records, directories): (Vec<InodeRecord>, Vec<NodeId>),
+        (inodes, split): (PackedInodes, Split),
         comparer: Comparer,
         mounts: HashMap<u32, Result<Arc<MountRef>, Errno>>,
         mount_records: Vec<Mount>,
@@ -36,32 +38,59 @@ impl Later {
     ) -> Later {
         let (here, identities) = comparer.into_parts();
         Later {
-            store: Store::new(records, identities),
+            directories: split.directories(&inodes),
+            store: Store::new(inodes, identities, &split.now),
             here,
             mounts,
             mount_records,
             beneath,
-            directories,
         }
     }
 }
 
-/// Whether an object can be told by its mark alone, however long it was not held.
-fn is_certain(mark: &Mark) -> bool {
-    match mark {
-        Mark::Handle { .. } => true,
-        // The number may be used again for another object.
-        Mark::Numbers { born, .. } => born.is_some(),
+/// Which inodes of a state are looked for before it is taken over: some, not all.
+pub(in super::super) struct Split {
+    /// Of each inode.
+    now: Vec<bool>,
+}
+
+impl Split {
+    fn positions(&self) -> impl Iterator<Item = usize> + '_ {
+        let all = self.now.iter().enumerate();
+        all.filter(|(_, now)| **now).map(|(at, _)| at)
+    }
+
+    /// Those that are looked for before.
+    pub(in super::super) fn records(&self, inodes: &PackedInodes) -> Vec<InodeRecord> {
+        self.positions()
+            .map(|at| inodes.get(at).to_record())
+            .collect()
+    }
+
+    /// The directories among them.
+    fn directories(&self, inodes: &PackedInodes) -> Vec<NodeId> {
+        self.positions()
+            .filter(|at| inodes.kind(*at) == libc::S_IFDIR)
+            .map(|at| NodeId(inodes.id(at)))
+            .collect()
     }
 }
 
-/// Takes out of `state` the inodes that may be looked for later; with them, the
-/// directories that stay. `None` where that is all or nothing.
+/// Whether an object can be told by its mark alone, however long it was not held.
+fn is_certain(mark: MarkRef<'_>) -> bool {
+    match mark {
+        MarkRef::Handle { .. } => true,
+        // The number may be used again for another object.
+        MarkRef::Numbers { born, .. } => born.is_some(),
+    }
+}
+
+/// Which inodes of `state` are looked for now. `None` where that is all.
 pub(in super::super) fn split(
     fs: &Passthrough,
-    state: &mut FsState,
+    state: &PackedFs,
     comparer: &Comparer,
-) -> Option<(Vec<InodeRecord>, Vec<NodeId>)> {
+) -> Option<Split> {
     let Restore::Lazy { first } = fs.config.restore else {
         return None;
     };
@@ -84,67 +113,57 @@ pub(in super::super) fn split(
         sample -= 1;
     }
     add_ancestors(&state.inodes, &mut now);
-    let (mut stay, mut later) = (Vec::new(), Vec::with_capacity(count));
-    let mut directories = Vec::new();
-    for (record, now) in std::mem::take(&mut state.inodes).into_iter().zip(now) {
-        if !now {
-            later.push(record);
-            continue;
-        }
-        if record.kind == libc::S_IFDIR {
-            directories.push(NodeId(record.id));
-        }
-        stay.push(record);
-    }
-    state.inodes = stay;
-    (!later.is_empty()).then_some((later, directories))
+    now.contains(&false).then_some(Split { now })
 }
 
 /// Which inodes cannot wait: what is open or locked, and what could not be told later.
-fn needed(state: &FsState, identities: &[Identity]) -> Vec<bool> {
-    let mut identities = identities.iter().peekable();
-    let mut now: Vec<bool> = state
-        .inodes
-        .iter()
-        .map(|record| {
-            while identities
-                .next_if(|identity| identity.inode < record.id)
-                .is_some()
-            {}
-            let own = identities.next_if(|identity| identity.inode == record.id);
-            match record.location {
-                // With an identity beside it, it has no name: who does not hold it before
-                // the source has ended comes too late.
-                Location::Handle(_) => own.is_some(),
-                Location::Child { .. } => !own.is_some_and(|own| is_certain(&own.mark)),
-                Location::Root | Location::Path { .. } | Location::Lost { .. } => true,
-            }
-        })
-        .collect();
-    let used = state.handles.iter().map(|handle| handle.inode);
-    let used = used.chain(state.locks.iter().map(|lock| lock.inode));
+fn needed(state: &PackedFs, identities: &PackedIdentities) -> Vec<bool> {
+    let pieces = state.inodes.pieces();
+    let mut now = in_parallel(pieces, |piece| needed_of(piece, identities)).concat();
+    let rest = &state.rest;
+    let used = rest.handles.iter().map(|handle| handle.inode);
+    let used = used.chain(rest.locks.iter().map(|lock| lock.inode));
     // What has no name is made again beside a directory.
-    for id in used.chain(state.ghosts.iter().map(|ghost| ghost.directory)) {
-        if let Ok(at) = state.inodes.binary_search_by_key(&id, |record| record.id) {
+    for id in used.chain(rest.ghosts.iter().map(|ghost| ghost.directory)) {
+        if let Some(at) = state.inodes.position(id) {
             now[at] = true;
         }
     }
     now
 }
 
+/// Which of these could not be told later.
+fn needed_of(piece: &InodePack, identities: &PackedIdentities) -> Vec<bool> {
+    let first = piece.ids().first().copied().unwrap_or(0);
+    let mut identities = identities.iter_from(first).peekable();
+    let needs = |record: ferryfs_state::packed::InodeRef<'_>| {
+        while identities
+            .next_if(|identity| identity.inode < record.id)
+            .is_some()
+        {}
+        let own = identities.next_if(|identity| identity.inode == record.id);
+        match record.place {
+            // With an identity beside it, it has no name: who does not hold it before
+            // the source has ended comes too late.
+            Place::Handle { .. } => own.is_some(),
+            Place::Child { .. } => !own.is_some_and(|own| is_certain(own.mark)),
+            Place::Root | Place::Path { .. } | Place::Lost { .. } => true,
+        }
+    };
+    piece.iter().map(needs).collect()
+}
+
 /// Adds what it takes to come to those.
-fn add_ancestors(records: &[InodeRecord], now: &mut [bool]) {
-    for start in 0..records.len() {
+fn add_ancestors(inodes: &PackedInodes, now: &mut [bool]) {
+    for start in 0..inodes.len() {
         let mut at = start;
         // Those above one that is wanted already have been, or will be, seen to.
         while now[at] {
-            let above = match &records[at].location {
-                Location::Child { parent, .. } => *parent,
-                Location::Path { from, .. } => *from,
-                _ => break,
+            let Some(above) = inodes.get(at).place.above() else {
+                break;
             };
-            match records.binary_search_by_key(&above, |record| record.id) {
-                Ok(parent) if !now[parent] => {
+            match inodes.position(above) {
+                Some(parent) if !now[parent] => {
                     now[parent] = true;
                     at = parent;
                 }

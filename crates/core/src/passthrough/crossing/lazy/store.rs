@@ -3,17 +3,13 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
-use ferryfs_state::packed::{InodeRef, MarkRef, PackedInodes, PackedMarks, Place};
-use ferryfs_state::{Identity, Inode as InodeRecord};
+use ferryfs_state::packed::{InodeRef, MarkRef, PackedIdentities, PackedInodes, Place};
 
 use super::index::Index;
-use crate::parallel::{drop_later, in_parallel};
-
-/// Records in a segment.
-const SEGMENT: usize = 4096;
 
 /// States of a record.
 const WAITING: u8 = 0;
@@ -26,16 +22,12 @@ const DONE: u8 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct At(u32);
 
-struct Segment {
-    inodes: PackedInodes,
-    marks: PackedMarks,
-    states: Box<[AtomicU8]>,
-}
-
 /// The records of one state.
 pub(super) struct Store {
-    /// All but the last have [`SEGMENT`] records.
-    segments: Vec<Segment>,
+    /// All of them, those that have been located before as well.
+    inodes: PackedInodes,
+    identities: PackedIdentities,
+    states: Box<[AtomicU8]>,
     /// Not there before somebody asks for it: see [`Store::prepare`].
     by_mark: OnceLock<Index>,
     hasher: RandomState,
@@ -47,52 +39,11 @@ pub(super) struct Store {
     freed: Condvar,
 }
 
-fn pack(records: &[InodeRecord], identities: &[Identity]) -> Segment {
-    let mut inodes = PackedInodes::with_capacity(records.len());
-    let mut marks = PackedMarks::with_capacity(records.len());
-    let first = records.first().map_or(0, |record| record.id);
-    let from = identities.partition_point(|identity| identity.inode < first);
-    let mut identities = identities[from..].iter().peekable();
-    for record in records {
-        if !inodes.push(record) {
-            continue;
-        }
-        while identities
-            .next_if(|identity| identity.inode < record.id)
-            .is_some()
-        {}
-        let own = identities.next_if(|identity| identity.inode == record.id);
-        marks.push(own.map(|identity| (identity.file_system, MarkRef::from(&identity.mark))));
-    }
-    inodes.fit();
-    marks.fit();
-    let states = (0..inodes.len()).map(|_| AtomicU8::new(WAITING)).collect();
-    Segment {
-        inodes,
-        marks,
-        states,
-    }
-}
-
 /// What an object is found by.
 #[derive(Clone, Copy)]
 pub(super) enum Key<'a> {
     Handle { kind: i32, bytes: &'a [u8] },
     Ino(u64),
-}
-
-impl Segment {
-    /// The mark at `index`: where a record says a handle, that is the mark. `None` for
-    /// the file system: that of the handle's mount.
-    fn mark(&self, index: usize) -> Option<(Option<u32>, MarkRef<'_>)> {
-        match self.inodes.get(index).place {
-            Place::Handle { kind, bytes, .. } => Some((None, MarkRef::Handle { kind, bytes })),
-            Place::Child { .. } => {
-                let (file_system, mark) = self.marks.get(index)?;
-                Some((Some(file_system), mark))
-            }
-        }
-    }
 }
 
 fn key_of(mark: MarkRef<'_>) -> Key<'_> {
@@ -110,18 +61,17 @@ fn hash(hasher: &RandomState, key: Key<'_>) -> u64 {
 }
 
 impl Store {
-    /// Of `records`, by ascending id and all by name or by handle, with those of
-    /// `identities` that belong to them. In several threads where there are many.
-    pub(super) fn new(records: Vec<InodeRecord>, identities: Vec<Identity>) -> Store {
-        let chunks: Vec<&[InodeRecord]> = records.chunks(SEGMENT).collect();
-        let segments = in_parallel(&chunks, |chunk| pack(chunk, &identities));
-        drop_later(records.len(), (records, identities));
-        let left = segments.iter().map(|segment| segment.inodes.len()).sum();
+    /// Of `inodes` with those of `identities` that belong to them. Those that are to be
+    /// located by `now` are done; the others are found by name or by handle.
+    pub(super) fn new(inodes: PackedInodes, identities: PackedIdentities, now: &[bool]) -> Store {
+        let state = |now: &bool| AtomicU8::new(if *now { DONE } else { WAITING });
         Store {
-            segments,
+            inodes,
+            identities,
+            states: now.iter().map(state).collect(),
             by_mark: OnceLock::new(),
             hasher: RandomState::new(),
-            left: AtomicUsize::new(left),
+            left: AtomicUsize::new(now.iter().filter(|now| !**now).count()),
             given_back: Mutex::default(),
             parked: Mutex::default(),
             freed: Condvar::new(),
@@ -132,24 +82,40 @@ impl Store {
     /// who is at it, or does it itself: it takes about as long as checking a state, and
     /// is not needed to agree to one.
     pub(super) fn prepare(&self) -> &Index {
-        self.by_mark
-            .get_or_init(|| Index::new(self.len() as u32, |at| self.hash_at(At(at))))
+        self.by_mark.get_or_init(|| {
+            let count = self.len() as u32;
+            Index::new(count, |range, each| self.hash_all(range, each))
+        })
     }
 
-    fn hash_at(&self, at: At) -> Option<u64> {
-        let (_, mark) = self.mark(at)?;
-        Some(hash(&self.hasher, key_of(mark)))
-    }
-
-    fn split(&self, at: At) -> (&Segment, usize) {
-        let at = at.0 as usize;
-        (&self.segments[at / SEGMENT], at % SEGMENT)
+    /// The hash of each record's mark, of those that are not located.
+    fn hash_all(&self, range: Range<u32>, each: &mut dyn FnMut(Option<u64>)) {
+        let first = self.inodes.id(range.start as usize);
+        let mut identities = self.identities.iter_from(first).peekable();
+        for at in range.map(At) {
+            if self.is_done(at) {
+                each(None);
+                continue;
+            }
+            let record = self.get(at);
+            let mark = match record.place {
+                Place::Handle { kind, bytes, .. } => Some(MarkRef::Handle { kind, bytes }),
+                _ => {
+                    while identities
+                        .next_if(|identity| identity.inode < record.id)
+                        .is_some()
+                    {}
+                    let own = identities.next_if(|identity| identity.inode == record.id);
+                    own.map(|own| own.mark)
+                }
+            };
+            each(mark.map(|mark| hash(&self.hasher, key_of(mark))));
+        }
     }
 
     /// How many records there have been.
     pub(super) fn len(&self) -> usize {
-        let full = self.segments.len().saturating_sub(1) * SEGMENT;
-        full + self.segments.last().map_or(0, |last| last.inodes.len())
+        self.inodes.len()
     }
 
     /// How many have not been located or forgotten.
@@ -165,29 +131,23 @@ impl Store {
 
     /// Where inode `id` is.
     pub(super) fn position(&self, id: u64) -> Option<At> {
-        let behind = self
-            .segments
-            .partition_point(|segment| segment.inodes.ids().first().is_some_and(|f| *f <= id));
-        let segment = behind.checked_sub(1)?;
-        let index = self.segments[segment]
-            .inodes
-            .ids()
-            .binary_search(&id)
-            .ok()?;
-        Some(At((segment * SEGMENT + index) as u32))
+        self.inodes.position(id).map(|at| At(at as u32))
     }
 
     /// The record.
     pub(super) fn get(&self, at: At) -> InodeRef<'_> {
-        let (segment, index) = self.split(at);
-        segment.inodes.get(index)
+        self.inodes.get(at.0 as usize)
     }
 
     /// What tells its object, and on which of the stream's file systems; `None` for
     /// that of a record that says a file handle on a mount.
     pub(super) fn mark(&self, at: At) -> Option<(Option<u32>, MarkRef<'_>)> {
-        let (segment, index) = self.split(at);
-        segment.mark(index)
+        let record = self.get(at);
+        if let Place::Handle { kind, bytes, .. } = record.place {
+            return Some((None, MarkRef::Handle { kind, bytes }));
+        }
+        let own = self.identities.find(record.id)?;
+        Some((Some(own.file_system), own.mark))
     }
 
     /// Lookups that the guest still holds.
@@ -231,8 +191,7 @@ impl Store {
     }
 
     fn state(&self, at: At) -> &AtomicU8 {
-        let (segment, index) = self.split(at);
-        &segment.states[index]
+        &self.states[at.0 as usize]
     }
 
     /// Whether it has been located or forgotten.
@@ -286,44 +245,45 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferryfs_state::{Location, Mark};
-    use serde_bytes::ByteBuf;
+    use ferryfs_state::packed::IdentityRef;
 
     fn store(count: u64) -> Store {
-        let records: Vec<_> = (0..count)
-            .map(|n| InodeRecord {
+        let (mut inodes, mut identities) = <(PackedInodes, PackedIdentities)>::default();
+        for n in 0..count {
+            let (name, bytes) = (format!("file-{n}"), n.to_le_bytes());
+            inodes.push(InodeRef {
                 id: 10 + 2 * n,
                 lookups: 1 + n % 3,
                 kind: libc::S_IFREG,
-                location: Location::Child {
+                place: Place::Child {
                     parent: 1,
-                    name: ByteBuf::from(format!("file-{n}").into_bytes()),
+                    name: name.as_bytes(),
                 },
-            })
-            .collect();
-        let identities: Vec<_> = (0..count)
-            .map(|n| Identity {
+            });
+            identities.push(IdentityRef {
                 inode: 10 + 2 * n,
                 file_system: 0,
                 mark: match n % 2 {
-                    0 => Mark::Numbers {
+                    0 => MarkRef::Numbers {
                         ino: 5000 + n,
                         born: Some(n as i64),
                     },
-                    _ => Mark::Handle {
+                    _ => MarkRef::Handle {
                         kind: 1,
-                        bytes: ByteBuf::from(n.to_le_bytes()),
+                        bytes: &bytes,
                     },
                 },
-            })
-            .collect();
-        Store::new(records, identities)
+            });
+        }
+        // The last one has been located before.
+        let now: Vec<bool> = (1..=count).map(|n| n == count).collect();
+        Store::new(inodes, identities, &now)
     }
 
     #[test]
     fn records_are_found_by_id_and_by_mark() {
-        let store = store(10_000);
-        assert_eq!(store.len(), 10_000);
+        let store = store(10_001);
+        assert_eq!((store.len(), store.left()), (10_001, 10_000));
         for n in [0, 1, 2, 4095, 4096, 9998, 9999u64] {
             let at = store.position(10 + 2 * n).unwrap();
             let record = store.get(at);
@@ -345,11 +305,14 @@ mod tests {
         assert_eq!(store.position(9), None);
         assert_eq!(store.position(u64::MAX), None);
         assert!(store.candidates(Key::Ino(5001)).is_empty());
+        let located = store.position(10 + 2 * 10_000).unwrap();
+        assert!(store.is_done(located) && !store.claim(located));
+        assert!(store.candidates(Key::Ino(15_000)).is_empty());
     }
 
     #[test]
     fn a_record_is_one_callers_at_a_time_and_done_once() {
-        let store = store(3);
+        let store = store(4);
         let at = store.position(10).unwrap();
         let turns = AtomicUsize::new(0);
         let inside = AtomicUsize::new(0);
@@ -373,7 +336,7 @@ mod tests {
 
     #[test]
     fn lookups_are_given_back_up_to_those_there_were() {
-        let store = store(3);
+        let store = store(4);
         let at = store.position(14).unwrap();
         assert_eq!(store.lookups(at), 3);
         assert_eq!(store.give_back(at, 1), 2);

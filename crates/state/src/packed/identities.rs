@@ -1,0 +1,241 @@
+//! Identities, packed.
+
+use super::strings::{Head, Strings};
+use super::{IdentityRef, MarkRef, MOST_PACKED};
+use crate::memory;
+use crate::model::Identity;
+
+/// Bytes that are set aside for each record before the first one has come.
+const EXPECTED: usize = 20;
+
+/// Packs of fewer records than this are put together.
+const FEW: usize = 4096;
+
+/// What the first byte of a record says: by what it is told.
+const HANDLE: u8 = 0;
+const NUMBER: u8 = 1;
+const NUMBER_AND_BIRTH: u8 = 2;
+
+/// Identities of one frame, or one piece, by ascending inode.
+#[derive(Clone, Debug, Default)]
+pub struct IdentityPack {
+    ids: Vec<u64>,
+    strings: Strings,
+    memory: u64,
+}
+
+impl IdentityPack {
+    /// None yet, with room for `records`, at most [`MOST_PACKED`].
+    pub fn with_capacity(records: usize) -> IdentityPack {
+        IdentityPack {
+            ids: Vec::with_capacity(records),
+            strings: Strings::with_capacity(records, records * EXPECTED),
+            memory: 0,
+        }
+    }
+
+    /// Adds a record. False, and nothing is added, where there is no room.
+    pub fn push(&mut self, record: IdentityRef<'_>) -> bool {
+        if self.ids.len() == MOST_PACKED {
+            return false;
+        }
+        let head = |by: u8| Head::new(by).number(record.file_system.into());
+        let pushed = match record.mark {
+            MarkRef::Handle { kind, bytes } => {
+                let head = head(HANDLE).signed(kind.into());
+                self.strings.push(&head, bytes)
+            }
+            MarkRef::Numbers { ino, born: None } => {
+                self.strings.push(&head(NUMBER).number(ino), &[])
+            }
+            MarkRef::Numbers {
+                ino,
+                born: Some(born),
+            } => {
+                let head = head(NUMBER_AND_BIRTH).number(ino);
+                self.strings.push(&head, &born.to_le_bytes())
+            }
+        };
+        if pushed {
+            self.ids.push(record.inode);
+            self.memory += memory::of_identity(&record) as u64;
+        }
+        pushed
+    }
+
+    /// Gives room back that is not needed.
+    pub fn fit(&mut self) {
+        self.ids.shrink_to_fit();
+        self.strings.fit();
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// The record at `at`.
+    ///
+    /// # Panics
+    /// Where there are no more than `at`.
+    pub fn get(&self, at: usize) -> IdentityRef<'_> {
+        let mut cursor = self.strings.get(at);
+        let first = cursor.byte();
+        let file_system = cursor.number() as u32;
+        let mark = match first {
+            HANDLE => MarkRef::Handle {
+                kind: cursor.signed() as i32,
+                bytes: cursor.rest(),
+            },
+            _ => MarkRef::Numbers {
+                ino: cursor.number(),
+                born: cursor
+                    .rest()
+                    .first_chunk()
+                    .map(|born| i64::from_le_bytes(*born)),
+            },
+        };
+        IdentityRef {
+            inode: self.ids[at],
+            file_system,
+            mark,
+        }
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = IdentityRef<'_>> {
+        self.iter_from(0)
+    }
+
+    fn iter_from(&self, first: usize) -> impl Iterator<Item = IdentityRef<'_>> {
+        (first..self.len()).map(|at| self.get(at))
+    }
+
+    /// Bytes that they would take up as records.
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory
+    }
+}
+
+/// Identities of a state, by ascending inode.
+#[derive(Clone, Debug, Default)]
+pub struct PackedIdentities {
+    pieces: Vec<IdentityPack>,
+}
+
+impl PackedIdentities {
+    /// Puts the records of a frame behind those before it. Validated ones: no file handle
+    /// is longer than one can be.
+    ///
+    /// # Panics
+    /// Where file handles, which have 128 bytes at most, come to 4 GiB in few frames.
+    pub fn append(&mut self, mut pack: IdentityPack) {
+        match self.pieces.last() {
+            Some(last) if last.len() + pack.len() <= FEW => {
+                pack.iter().for_each(|record| self.push(record));
+            }
+            _ if pack.is_empty() => {}
+            _ => {
+                pack.fit();
+                self.pieces.push(pack);
+            }
+        }
+    }
+
+    /// Adds a validated record, of a higher inode than those before.
+    ///
+    /// # Panics
+    /// As [`PackedIdentities::append`].
+    pub fn push(&mut self, record: IdentityRef<'_>) {
+        if self.pieces.last().is_none_or(|last| last.len() >= FEW) {
+            self.fit();
+            self.pieces.push(IdentityPack::default());
+        }
+        if let Some(last) = self.pieces.last_mut() {
+            assert!(last.push(record), "file handles of more than 4 GiB");
+        }
+    }
+
+    /// Gives room back that is not needed.
+    fn fit(&mut self) {
+        if let Some(last) = self.pieces.last_mut() {
+            last.fit();
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(IdentityPack::len).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// The first one.
+    pub fn first(&self) -> Option<IdentityRef<'_>> {
+        self.iter().next()
+    }
+
+    /// That of inode `id`.
+    pub fn find(&self, id: u64) -> Option<IdentityRef<'_>> {
+        let piece = &self.pieces[self.piece(id)?];
+        let at = piece.ids.binary_search(&id).ok()?;
+        Some(piece.get(at))
+    }
+
+    /// The piece in which that of inode `id` would be.
+    fn piece(&self, id: u64) -> Option<usize> {
+        let first = |piece: &IdentityPack| piece.ids.first().is_some_and(|first| *first <= id);
+        self.pieces.partition_point(first).checked_sub(1)
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = IdentityRef<'_>> {
+        self.pieces.iter().flat_map(IdentityPack::iter)
+    }
+
+    /// Those of inode `id` and of all with higher ids, in order.
+    pub fn iter_from(&self, id: u64) -> impl Iterator<Item = IdentityRef<'_>> {
+        let piece = self.piece(id).unwrap_or(0);
+        let (within, behind) = match self.pieces[piece.min(self.pieces.len())..].split_first() {
+            Some((within, behind)) => (Some(within), behind),
+            None => (None, &[][..]),
+        };
+        let within = within.into_iter().flat_map(move |piece| {
+            let first = piece.ids.partition_point(|own| *own < id);
+            piece.iter_from(first)
+        });
+        within.chain(behind.iter().flat_map(IdentityPack::iter))
+    }
+
+    /// Forgets all of them.
+    pub fn clear(&mut self) {
+        self.pieces = Vec::new();
+    }
+
+    /// The records that they were made of. What is packed goes as they come.
+    pub fn into_records(self) -> Vec<Identity> {
+        let mut records = Vec::with_capacity(self.len());
+        for piece in self.pieces {
+            records.extend(piece.iter().map(|record| record.to_record()));
+        }
+        records
+    }
+}
+
+/// Of validated records, by ascending inode.
+impl<'a> FromIterator<IdentityRef<'a>> for PackedIdentities {
+    fn from_iter<I: IntoIterator<Item = IdentityRef<'a>>>(records: I) -> PackedIdentities {
+        let mut all = PackedIdentities::default();
+        records.into_iter().for_each(|record| all.push(record));
+        all.fit();
+        all
+    }
+}
