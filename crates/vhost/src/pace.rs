@@ -6,7 +6,8 @@
 //! hypervisor. So before it sleeps, the thread looks at the ring for as long as sleeping
 //! has lately been seen to cost, and no request that comes in this time has cost more
 //! than it would have. Where looking was in vain, the next times are left out, twice as
-//! many each time.
+//! many each time. It is also kept count of what looks have saved and what they have cost:
+//! as long as that is a loss, one that finds something does not bring the others back.
 //!
 //! With `--poll-us` it looks for longer, which is a trade of processor time for latency.
 
@@ -28,6 +29,10 @@ const WEIGHT: u32 = 4;
 /// The most sleeps without a look before them.
 const MOST_LEFT_OUT: u32 = 64;
 
+/// The most that looks are taken to have saved, or to have cost, in sleeps: what was long
+/// ago tells nothing.
+const MOST_BALANCE: i64 = 4;
+
 /// What the thread of one ring remembers from request to request.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
@@ -41,6 +46,8 @@ pub(crate) struct Pace {
     /// look in vain.
     left_out: u32,
     penalty: u32,
+    /// What looks have saved, less what they have cost, in ns of processor time.
+    balance: i64,
 }
 
 impl Pace {
@@ -72,13 +79,21 @@ impl Pace {
         (!longest.is_zero()).then_some(longest)
     }
 
-    /// A look has found a request, or not.
-    pub(crate) fn looked(&mut self, found: bool) {
-        if found {
+    /// A look has found a request, or not, and has taken so long; `asked` is as in
+    /// [`Pace::look`].
+    pub(crate) fn looked(&mut self, found: bool, took: Duration, asked: Duration) {
+        let ns = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+        let cost = ns(self.cost);
+        // This thread may have had no processor for a part of it.
+        let took = ns(took).min(ns(LONGEST_LOOK));
+        let saved = if found { cost } else { 0 };
+        let most = MOST_BALANCE * cost;
+        self.balance = (self.balance + saved - took).clamp(-most, most);
+        if !found {
+            self.penalty = (self.penalty * 2).clamp(1, MOST_LEFT_OUT);
+        } else if self.balance >= 0 || asked > self.cost {
             self.penalty = 0;
-            return;
         }
-        self.penalty = (self.penalty * 2).clamp(1, MOST_LEFT_OUT);
         self.left_out = self.penalty;
     }
 
@@ -98,6 +113,8 @@ impl Pace {
     }
 
     fn slept_for(&mut self, cost: Duration) {
+        // A sleep after which the thread had to wait for its processor tells little.
+        let cost = cost.min(LONGEST_LOOK);
         self.cost = match self.cost.is_zero() {
             true => cost,
             false => (self.cost * (WEIGHT - 1) + cost) / WEIGHT,
@@ -138,25 +155,78 @@ mod tests {
         assert_eq!(pace.look(none), Some(7 * US));
         assert_eq!(pace.look(100 * US), Some(100 * US), "more is asked for");
         pace.slept_for(Duration::from_secs(1));
-        assert_eq!(pace.look(none), Some(LONGEST_LOOK));
+        assert_eq!(
+            pace.look(none),
+            Some((3 * 7 * US + LONGEST_LOOK) / 4),
+            "one outlier"
+        );
+        for _ in 0..99 {
+            pace.slept_for(Duration::from_secs(1));
+        }
+        assert!(pace.look(none).unwrap() <= LONGEST_LOOK);
+    }
+
+    /// How many sleeps there are until the next look.
+    fn left_out(pace: &mut Pace, asked: Duration) -> usize {
+        (0..).find(|_| pace.look(asked).is_some()).unwrap()
     }
 
     #[test]
     fn looks_in_vain_become_rare_and_one_that_finds_something_makes_up_for_them() {
         let mut pace = Pace::default();
         pace.slept_for(8 * US);
-        // How many sleeps there are until the next look.
-        let left_out = |pace: &mut Pace| (0..).find(|_| pace.look(US).is_some()).unwrap();
-        let mut seen = Vec::new();
-        for _ in 0..9 {
-            pace.looked(false);
-            seen.push(left_out(&mut pace));
+        for asked in [Duration::ZERO, 100 * US] {
+            let mut seen = Vec::new();
+            for _ in 0..9 {
+                pace.looked(false, 8 * US, asked);
+                seen.push(left_out(&mut pace, asked));
+            }
+            assert_eq!(seen, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+            // They have cost four sleeps, as far as is remembered, and save a half each.
+            let back = if asked.is_zero() { 8 } else { 1 };
+            for _ in 1..back {
+                pace.looked(true, 4 * US, asked);
+                assert_eq!(left_out(&mut pace, asked), 64);
+            }
+            pace.looked(true, 4 * US, asked);
+            assert_eq!(left_out(&mut pace, asked), 0);
+            pace.looked(false, 8 * US, asked);
+            assert_eq!(left_out(&mut pace, asked), 1);
+            pace.looked(true, Duration::ZERO, asked);
         }
-        assert_eq!(seen, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
-        pace.looked(true);
-        assert_eq!(left_out(&mut pace), 0);
-        pace.looked(false);
-        assert_eq!(left_out(&mut pace), 1);
+    }
+
+    /// What `requests` cost, in sleeps, of which every `nth` comes while it is looked for
+    /// one, after `share` of what a sleep costs.
+    fn cost_of(requests: u32, nth: u32, share: f64) -> f64 {
+        let mut pace = Pace::default();
+        let sleep = 10 * US;
+        pace.slept_for(sleep);
+        let mut cost = Duration::ZERO;
+        for request in 0..requests {
+            let comes = request % nth == 0;
+            let look = pace.look(Duration::ZERO);
+            if let Some(longest) = look {
+                let took = if comes { sleep.mul_f64(share) } else { longest };
+                pace.looked(comes, took, Duration::ZERO);
+                cost += took;
+            }
+            if look.is_none() || !comes {
+                cost += sleep;
+            }
+        }
+        cost.as_secs_f64() / sleep.as_secs_f64() / f64::from(requests)
+    }
+
+    #[test]
+    fn looks_pay_for_themselves() {
+        assert!(cost_of(10_000, 1, 0.2) < 0.21, "all are met");
+        for nth in 1..20 {
+            for share in [0.1, 0.5, 0.9, 1.0] {
+                let cost = cost_of(10_000, nth, share);
+                assert!(cost < 1.03, "one of {nth} after {share}: {cost}");
+            }
+        }
     }
 
     #[test]

@@ -300,10 +300,12 @@ impl Vring {
             self.tell(&mut state, mem);
             if !looked {
                 looked = true;
-                if let Some(longest) = pace.look(self.poll()) {
+                let asked = self.poll();
+                if let Some(longest) = pace.look(asked) {
                     drop(state);
-                    if let Some(found) = self.look(mem, longest) {
-                        pace.looked(found);
+                    let start = Instant::now();
+                    if let Some(found) = self.look(mem, start, longest) {
+                        pace.looked(found, start.elapsed(), asked);
                     }
                     state = self.inner.get_mut();
                     continue;
@@ -348,9 +350,9 @@ impl Vring {
     }
 
     /// Looks at the ring until there is a request, or it may not be taken any more, for
-    /// no longer than `longest`; whether there is one. `None`: it may not be taken.
-    fn look(&self, mem: &GuestMem, longest: Duration) -> Option<bool> {
-        let start = Instant::now();
+    /// no longer than `longest` from `start` on; whether there is one. `None`: it may not
+    /// be taken.
+    fn look(&self, mem: &GuestMem, start: Instant, longest: Duration) -> Option<bool> {
         loop {
             {
                 let state = self.inner.get_ref();
