@@ -58,11 +58,20 @@ that stands there; `cargo xtask setup-peers` gets the other daemons.
 
 Rounds alternate between the daemons within one run (A B C, B C A, ...), after a warm-up,
 and ratios are medians of rounds with the same number: what else the machine does, it does
-to all. Times as such are of one machine at one time. Every workload is checked on the
-host's disk after it was measured; a daemon that did something else than it was asked to
-has no figures. *depth* is the number of requests in flight per queue; *uid* who sends
-them, root where it is absent; *queues* the request queues, one where it is absent.
-`ferrybench workloads` says what the workloads do.
+to all. Daemons and shares are made anew several times, as where a file lies in memory is
+luck and the same in all rounds. At depth 1 both sides sleep most of the time, and on a
+machine with something else to do a request waits now for nobody and now for milliseconds:
+there, `--realtime` keeps others away. Times as such are of one machine at one time. Every
+workload is checked on the host's disk after it was measured; a daemon that did something
+else than it was asked to has no figures. *depth* is the number of requests in flight per
+queue; *uid* who sends them, root where it is absent; *queues* the request queues, one
+where it is absent. `ferrybench workloads` says what the workloads do.
+
+Shares are on tmpfs, where a file system costs least. On a disk (`--dir`) its past is
+measured along: ext4 without a journal, for one, passes over each inode of a block group
+that was deleted in the last minutes before it makes a new one there, so that making files
+can take ten times as long in one directory as in another. A file system made for the
+occasion has no past.
 ";
 
 /// Where shares are made.
@@ -135,8 +144,12 @@ fn machine(report: &Value) -> String {
     let word = |name: &str| machine[name].as_str().unwrap_or("unknown");
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or("unknown");
+    let priority = match machine["realtime"].as_bool() {
+        Some(true) => " at real-time priority;",
+        _ => "",
+    };
     format!(
-        "{}, {} processors; Linux {}; shares on {}; load average at the end {load}.",
+        "{}, {} processors; Linux {}; shares on {};{priority} load average at the end {load}.",
         word("cpu"),
         machine["cpus"],
         word("kernel"),

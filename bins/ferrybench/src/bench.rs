@@ -23,8 +23,10 @@ pub struct Options {
     pub goal: Goal,
     /// What goes before the first round.
     pub warmup: Goal,
-    /// Rounds per daemon.
+    /// Rounds per daemon, each time that it is started.
     pub rounds: usize,
+    /// How often everything is made anew.
+    pub repeat: usize,
     /// Whether completions are polled for.
     pub polling: bool,
     /// Most bytes of data per descriptor.
@@ -41,6 +43,13 @@ pub struct Options {
     pub bare: bool,
     /// Where shares are made.
     pub dir: PathBuf,
+}
+
+impl Options {
+    /// Rounds per daemon altogether.
+    pub fn all_rounds(&self) -> usize {
+        self.rounds * self.repeat
+    }
 }
 
 /// A daemon's share of a case.
@@ -98,12 +107,17 @@ struct Entrant {
 }
 
 impl Entrant {
-    fn new(spec: &DaemonSpec, case: &Case, options: &Options) -> Self {
-        let mut entrant = Entrant {
+    fn new(spec: &DaemonSpec, case: &Case) -> Self {
+        let most = spec.most_queues();
+        let skipped = (case.queues > most).then(|| {
+            let queues = if most == 1 { "queue" } else { "queues" };
+            format!("has {most} request {queues}")
+        });
+        Entrant {
             report: DaemonReport {
                 daemon: spec.name.clone(),
                 error: None,
-                skipped: None,
+                skipped,
                 rounds: Vec::new(),
                 median: None,
                 ratios: None,
@@ -114,19 +128,19 @@ impl Entrant {
                 fds: 0,
             },
             rig: None,
-        };
-        let most = spec.most_queues();
-        if case.queues > most {
-            let queues = if most == 1 { "queue" } else { "queues" };
-            entrant.report.skipped = Some(format!("has {most} request {queues}"));
-            return entrant;
+        }
+    }
+
+    /// Starts it, unless it has failed before or is not asked.
+    fn start(&mut self, spec: &DaemonSpec, case: &Case, options: &Options) {
+        if self.report.error.is_some() || self.report.skipped.is_some() {
+            return;
         }
         let made = Rig::new(spec, case, options).and_then(|mut rig| {
             rig.run(options.warmup, &options.pin)?;
             Ok(rig)
         });
-        entrant.rig = entrant.keep(made);
-        entrant
+        self.rig = self.keep(made);
     }
 
     /// The value, or none and the reason in the report.
@@ -165,24 +179,26 @@ impl Entrant {
         }
     }
 
-    fn finish(mut self, options: &Options) -> DaemonReport {
-        if let Some(rig) = &mut self.rig {
-            let syscalls = match options.syscalls {
-                true => rig.syscalls(options),
-                false => Ok(None),
-            };
+    /// Looks at what it has left on the disk, and ends it; `last` is whether it was
+    /// started for the last time.
+    fn stop(&mut self, options: &Options, last: bool) {
+        if let Some(rig) = self.rig.as_mut().filter(|_| last && options.syscalls) {
+            let syscalls = rig.syscalls(options);
             self.report.syscalls = self.keep(syscalls).flatten();
         }
         if let Some(rig) = &mut self.rig {
             let verified = rig.verify(&options.pin);
-            self.report.verified = self.keep(verified).unwrap_or(0);
+            self.report.verified += self.keep(verified).unwrap_or(0);
         }
-        if let Some(rig) = &self.rig {
+        if let Some(rig) = self.rig.take() {
             let figures = rig.daemon.figures().unwrap_or_default();
             self.report.rss = figures.rss;
-            self.report.peak_rss = figures.peak_rss;
+            self.report.peak_rss = self.report.peak_rss.max(figures.peak_rss);
             self.report.fds = figures.fds;
         }
+    }
+
+    fn finish(mut self) -> DaemonReport {
         if self.report.error.is_none() {
             self.report.median = median_sample(&self.report.rounds);
         }
@@ -202,11 +218,7 @@ pub fn run_case(
     options: &Options,
     progress: &mut Progress,
 ) -> Result<CaseReport, BenchError> {
-    let mut entrants = Vec::new();
-    for spec in daemons {
-        progress.at(|| format!("{}: preparing {}", case.label(), spec.name));
-        entrants.push(Entrant::new(spec, case, options));
-    }
+    let mut entrants: Vec<_> = daemons.iter().map(|d| Entrant::new(d, case)).collect();
     let bare_dir = Scratch::new(&options.dir)?;
     let mut bare = None;
     if options.bare {
@@ -215,19 +227,30 @@ pub fn run_case(
         pin_thread(&options.pin)?;
         bare = Some((made, Vec::new()));
     }
-    for round in 0..options.rounds {
-        // Who comes first changes, as what one leaves to be written back is borne by
-        // the next.
-        let mut order: Vec<usize> = (0..entrants.len()).collect();
-        order.rotate_left(round % entrants.len().max(1));
-        for index in order {
-            let (entrant, rounds) = (&mut entrants[index], options.rounds);
-            progress.at(|| {
-                let name = &entrant.report.daemon;
-                format!("{}: {name}, round {}/{rounds}", case.label(), round + 1)
-            });
-            entrant.settle(case);
-            entrant.round(options);
+    for time in 0..options.repeat {
+        for (entrant, spec) in entrants.iter_mut().zip(daemons) {
+            progress.at(|| format!("{}: preparing {}", case.label(), spec.name));
+            entrant.start(spec, case, options);
+        }
+        for round in 0..options.rounds {
+            let round = time * options.rounds + round;
+            // Who comes first changes, as what one leaves to be written back is borne by
+            // the next.
+            let mut order: Vec<usize> = (0..entrants.len()).collect();
+            order.rotate_left(round % entrants.len().max(1));
+            for index in order {
+                let entrant = &mut entrants[index];
+                progress.at(|| {
+                    let (name, all) = (&entrant.report.daemon, options.all_rounds());
+                    format!("{}: {name}, round {}/{all}", case.label(), round + 1)
+                });
+                entrant.settle(case);
+                entrant.round(options);
+            }
+        }
+        progress.at(|| format!("{}: looking at the disk", case.label()));
+        for entrant in &mut entrants {
+            entrant.stop(options, time + 1 == options.repeat);
         }
     }
     if let Some((bare, rounds)) = &mut bare {
@@ -237,13 +260,11 @@ pub fn run_case(
             Goal::Time(time) => Goal::Time(time / 4),
         };
         bare.run(options.warmup)?;
-        for _ in 0..options.rounds {
+        for _ in 0..options.all_rounds() {
             rounds.push(bare.run(goal)?);
         }
     }
-    progress.at(|| format!("{}: looking at the disk", case.label()));
-    let finished = entrants.into_iter().map(|entrant| entrant.finish(options));
-    let mut daemons: Vec<DaemonReport> = finished.collect();
+    let mut daemons: Vec<DaemonReport> = entrants.into_iter().map(Entrant::finish).collect();
     let base = base.map(|base| (base, daemons[base].rounds.clone()));
     if let Some((base, rounds)) = base.filter(|(base, _)| daemons[*base].error.is_none()) {
         for (index, daemon) in daemons.iter_mut().enumerate() {

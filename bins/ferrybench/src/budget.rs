@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// Shorter rounds tell nothing.
 const LEAST: Duration = Duration::from_millis(40);
-/// What a case costs beside its rounds until one has been seen, per daemon.
+/// What a case costs beside its rounds until one has been seen, per start of a daemon.
 const OVERHEAD: Duration = Duration::from_millis(300);
 
 /// A run's time, given out case by case.
@@ -20,13 +20,15 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// `time` for cases of so many daemons and rounds.
-    pub fn new(time: Duration, daemons: usize, rounds: usize) -> Self {
+    /// `time` for cases of so many daemons, each of which is started `repeat` times for so
+    /// many rounds.
+    pub fn new(time: Duration, daemons: usize, rounds: usize, repeat: usize) -> Self {
+        let starts = u32::try_from(daemons * repeat).unwrap_or(1);
         Budget {
             end: Instant::now() + time,
             // The bare system calls run for a quarter of a round's time.
-            rounds: rounds as f64 * (daemons as f64 + 0.25),
-            overhead: OVERHEAD * u32::try_from(daemons).unwrap_or(1),
+            rounds: (rounds * repeat) as f64 * (daemons as f64 + 0.25),
+            overhead: OVERHEAD * starts,
             seen: 0,
         }
     }
@@ -79,7 +81,7 @@ mod tests {
 
     #[test]
     fn what_cases_cost_beside_their_rounds_is_learnt() {
-        let mut budget = Budget::new(Duration::from_secs(60), 2, 4);
+        let mut budget = Budget::new(Duration::from_secs(60), 2, 2, 2);
         let round = Duration::from_millis(100);
         budget.took(Duration::from_millis(1400), round);
         assert_eq!(budget.overhead, Duration::from_millis(500));

@@ -81,6 +81,15 @@ pub struct Bench {
     /// Seconds of warm-up before the first round; with --ops a tenth of the operations
     #[arg(long, default_value_t = 0.2, value_name = "SECONDS", value_parser = seconds)]
     pub warmup: f64,
+    /// Times that daemons, shares and guest memory are made anew, each time for all rounds:
+    /// where files lie in memory or on a disk is luck, which the rounds have in common
+    #[arg(long, default_value_t = 1, value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub repeat: u16,
+    /// Run at real-time priority, daemons included, so that what else the machine does waits,
+    /// if need be for long. Not with --poll: who polls would keep the daemons waiting, too
+    #[arg(long, conflicts_with = "poll")]
+    pub realtime: bool,
     /// Look for completions all the time instead of sleeping until called
     #[arg(long)]
     pub poll: bool,
@@ -132,7 +141,7 @@ pub struct Daemons {
 pub struct Compare {
     #[command(flatten)]
     pub bench: Bench,
-    /// Rounds per daemon
+    /// Rounds per daemon, each time that it is started
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
     /// Daemon that ratios are to [default: virtiofsd if it takes part, or the first --peer,
@@ -305,6 +314,7 @@ impl Bench {
                 None => time(self.warmup),
             },
             rounds,
+            repeat: usize::from(self.repeat),
             polling: self.poll,
             segment: self.segment as usize,
             pin: self.pin.clone(),
@@ -345,6 +355,7 @@ mod tests {
             ["--depth", "0"],
             ["--case", "open wide 3"],
             ["--peer", "ferryfsd"],
+            ["--poll", "--realtime"],
         ] {
             let line = [&["ferrybench", "run"][..], &words].concat();
             Cli::try_parse_from(line).expect_err(words[1]);

@@ -18,6 +18,8 @@ pub struct Machine {
     pub cpus: usize,
     /// File system type of the shares.
     pub file_system: String,
+    /// Whether it was measured at real-time priority.
+    pub realtime: bool,
     /// Seconds since 1970.
     pub time: u64,
     /// How this program was called.
@@ -26,7 +28,7 @@ pub struct Machine {
 
 impl Machine {
     /// The one we are on, with shares in `dir`.
-    pub fn here(dir: &Path) -> Self {
+    pub fn here(dir: &Path, realtime: bool) -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
         let cpu = model.and_then(|line| line.split_once(": "));
@@ -36,6 +38,7 @@ impl Machine {
             cpu: cpu.map_or_else(|| "unknown".to_owned(), |(_, name)| name.to_owned()),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             file_system: file_system(dir).unwrap_or_else(|| "unknown".to_owned()),
+            realtime,
             time: now.map_or(0, |since| since.as_secs()),
             command: command_line(),
         }
@@ -43,8 +46,13 @@ impl Machine {
 
     /// In one line.
     pub fn line(&self) -> String {
+        let priority = if self.realtime {
+            "; at real-time priority"
+        } else {
+            ""
+        };
         format!(
-            "{}; {} CPUs; Linux {}; shares on {}",
+            "{}; {} CPUs; Linux {}; shares on {}{priority}",
             self.cpu, self.cpus, self.kernel, self.file_system
         )
     }

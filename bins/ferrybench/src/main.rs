@@ -113,6 +113,19 @@ pub fn print_tables(machine: &Machine, tables: &[String]) -> Result<(), BenchErr
     }
 }
 
+/// Goes on at real-time priority, where that is allowed; whether it is.
+fn at_realtime_priority() -> bool {
+    let error = match process::be_realtime() {
+        Ok(()) => return true,
+        Err(error) => error,
+    };
+    eprintln!(
+        "ferrybench: not at real-time priority: {error}; it takes CAP_SYS_NICE, or an rtprio in \
+         limits.conf"
+    );
+    false
+}
+
 /// Measures all cases; whether none failed. `base` is none for no ratios, or what the
 /// command line says about the base.
 fn run(
@@ -129,19 +142,21 @@ fn run(
         eprintln!("ferrybench: no strace found; system calls are not counted");
         options.syscalls = false;
     }
+    // Before there are threads and daemons: they inherit it.
+    let realtime = bench.realtime && at_realtime_priority();
     let cases = bench.cases();
     let mut progress = Progress::new(bench.output.quiet, cases.len());
     let budget = bench.budget.map(std::time::Duration::from_secs_f64);
-    let mut budget = budget.map(|time| Budget::new(time, daemons.len(), rounds));
+    let mut budget = budget.map(|time| Budget::new(time, daemons.len(), rounds, options.repeat));
     let longest = options.goal;
     let mut report = Report {
-        machine: Machine::here(&options.dir),
+        machine: Machine::here(&options.dir, realtime),
         daemons: daemons
             .iter()
             .map(|spec| (spec.name.clone(), spec.command_line()))
             .collect(),
         base: base.map(|base| daemons[base].name.clone()),
-        rounds,
+        rounds: options.all_rounds(),
         cases: Vec::new(),
     };
     let mut good = true;

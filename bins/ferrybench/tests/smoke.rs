@@ -130,25 +130,32 @@ fn comparisons_pair_their_rounds() {
         "b",
         "--rounds",
         "3",
+        "--repeat",
+        "2",
         "--ops",
         "20",
         "--depth",
         "1,8",
         "--queues",
         "2",
-        "--poll",
         "--workload",
         "getattr,create,write-4k",
         "--file-size",
         "1",
         "--no-bare",
     ];
-    let (_, report) = bench(&ferryfsd, &args);
+    let (stdout, report) = bench(&ferryfsd, &args);
     check_cases(&report, 6, 2, 20);
+    assert_eq!(report["rounds"], 6);
+    assert!(stdout.contains("medians over 6 rounds"), "{stdout}");
+    assert_eq!(
+        report["machine"]["realtime"], false,
+        "only where it is asked for"
+    );
     for case in report["cases"].as_array().expect("cases") {
         assert_eq!(case["queues"], 2);
         let [a, b] = [&case["daemons"][0], &case["daemons"][1]];
-        assert_eq!(a["rounds"].as_array().map(Vec::len), Some(3));
+        assert_eq!(a["rounds"].as_array().map(Vec::len), Some(6));
         assert!(a["ratios"]["ops"]["median"].as_f64() > Some(0.0));
         assert!(b["ratios"].is_null(), "the base has no ratio to itself");
     }
@@ -210,6 +217,7 @@ fn users_other_than_root_are_served() {
         "16",
         "--uid",
         "1234",
+        "--poll",
         "--workload",
         "create,mkdir,small-files,rename",
         "--depth",

@@ -21,9 +21,13 @@ pub struct Args {
     /// Seconds for all rounds together [default: 600, with --quick 90]
     #[arg(long, value_name = "SECONDS")]
     budget: Option<u32>,
-    /// Rounds per daemon and case; ratios are their medians [default: 5, with --quick 3]
+    /// Rounds per daemon and case, each of the three times that it is started; ratios are the
+    /// medians of all [default: 5, with --quick 3]
     #[arg(long, value_name = "N")]
     rounds: Option<u16>,
+    /// At real-time priority: for a machine that has something else to do, which waits meanwhile
+    #[arg(long)]
+    realtime: bool,
     /// Directory for the shares, whose file system is measured along [default: /dev/shm, where
     /// the file system costs least]
     #[arg(long, value_name = "DIR")]
@@ -32,6 +36,8 @@ pub struct Args {
 
 /// What ratios are to.
 const BASE: &str = "virtiofsd";
+/// How often daemons and shares are made anew.
+const REPEAT: u16 = 3;
 /// The picture beside the page.
 const PICTURE: &str = "docs/benchmarks.svg";
 
@@ -56,10 +62,15 @@ pub fn run(args: &Args) -> Result<()> {
     );
     words.extend(["--suite", suite].map(str::to_owned));
     words.extend([
+        format!("--repeat={REPEAT}"),
         format!("--rounds={rounds}"),
+        "--warmup=0.1".to_owned(),
         format!("--budget={budget}"),
         "--file-size=32".to_owned(),
     ]);
+    if args.realtime {
+        words.push("--realtime".to_owned());
+    }
     let shown = format!("ferrybench {}", words.join(" "));
     progress::step(format_args!("{shown} (at most about {budget} s)"));
     let svg = kept.with_extension("svg");

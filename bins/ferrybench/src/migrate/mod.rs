@@ -388,7 +388,7 @@ pub fn run(options: &Migrate) -> Result<bool, BenchError> {
         files: 0,
     };
     let mut report = Report {
-        machine: Machine::here(&dir),
+        machine: Machine::here(&dir, false),
         daemons: daemons
             .iter()
             .map(|spec| (spec.name.clone(), spec.command_line()))
