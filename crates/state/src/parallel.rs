@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::num::NonZero;
+use std::ops::Range;
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::thread::{available_parallelism, Builder, Scope};
 
@@ -125,6 +126,43 @@ fn start<'scope, T: Send + 'scope, R: Send + 'scope>(
     }
 }
 
+/// Things that are not worth a thread.
+const FEW_THINGS: usize = 32 << 10;
+
+/// `work` on parts of `0..count` that come one behind the other, in as many threads as
+/// there are processors where there is much to do; what becomes of them, in their order.
+///
+/// # Panics
+/// When `work` did.
+pub(crate) fn in_parts<R: Send>(count: usize, work: impl Fn(Range<usize>) -> R + Sync) -> Vec<R> {
+    let parts = threads().min(count / FEW_THINGS).max(1);
+    let length = count.div_ceil(parts);
+    let part = |n: usize| (n * length).min(count)..((n + 1) * length).min(count);
+    std::thread::scope(|scope| {
+        let work = &work;
+        let others: Vec<_> = (1..parts)
+            .map(|n| {
+                Builder::new()
+                    .name("state-check".into())
+                    .spawn_scoped(scope, move || work(part(n)))
+                    .map_err(|_| n)
+            })
+            .collect();
+        let mut all = vec![work(part(0))];
+        for other in others {
+            all.push(match other {
+                Ok(thread) => match thread.join() {
+                    Ok(result) => result,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                },
+                // No more threads can be had.
+                Err(n) => work(part(n)),
+            });
+        }
+        all
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +241,20 @@ mod tests {
             // The end is asked for once, and is under way for ever.
             let peak = peak.into_inner();
             assert!(peak <= most + 1 && peak >= most, "{threads}: {peak}");
+        }
+    }
+
+    #[test]
+    fn parts_come_in_order_and_are_everything() {
+        for count in [0, 1, FEW_THINGS, 2 * FEW_THINGS + 1, 9 * FEW_THINGS + 5] {
+            let parts = in_parts(count, |range| range);
+            assert!(parts.len() == 1 || parts.len() <= count / FEW_THINGS);
+            let mut next = 0;
+            for part in parts {
+                assert_eq!(part.start, next);
+                next = part.end;
+            }
+            assert_eq!(next, count);
         }
     }
 

@@ -12,14 +12,18 @@ use serde_bytes::ByteBuf;
 
 use super::{IdentityPack, IdentityRef, InodePack, InodeRef, MarkRef, Place};
 use crate::bounded::{self, INITIAL_CAPACITY, MAX_RECORDS_PER_FRAME};
+use crate::model::{Identity, Inode};
+use crate::section::Record as Section;
 
 /// A `ByteBuf` that is borrowed where the format can lend it.
 struct Bytes<'a>(Cow<'a, [u8]>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Bytes<'a> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        // As `ByteBuf` asks for it: what a format takes for one, it takes for the other.
-        d.deserialize_byte_buf(BytesVisitor)
+        // Not a buffer, as `ByteBuf` asks for: a format may lend bytes only to who wants no
+        // more. Where it takes less for one than for the other, the frame is decoded into
+        // records after all.
+        d.deserialize_bytes(BytesVisitor)
     }
 }
 
@@ -127,6 +131,10 @@ struct IdentityIn<'a> {
 trait Pack: Sized {
     type Record<'a>: Deserialize<'a>;
 
+    /// Most records that are made room for before the first one has been decoded: as many
+    /// as a writer puts into a frame.
+    const EXPECTED: usize;
+
     fn with_capacity(records: usize) -> Self;
 
     /// False where there is no room.
@@ -135,6 +143,8 @@ trait Pack: Sized {
 
 impl Pack for InodePack {
     type Record<'a> = InodeIn<'a>;
+
+    const EXPECTED: usize = <Inode as Section>::PER_FRAME;
 
     fn with_capacity(records: usize) -> Self {
         InodePack::with_capacity(records)
@@ -168,6 +178,8 @@ impl Pack for InodePack {
 
 impl Pack for IdentityPack {
     type Record<'a> = IdentityIn<'a>;
+
+    const EXPECTED: usize = <Identity as Section>::PER_FRAME;
 
     fn with_capacity(records: usize) -> Self {
         IdentityPack::with_capacity(records)
@@ -205,7 +217,7 @@ impl<'de, P: Pack> Visitor<'de> for PackVisitor<P> {
         if hint > MAX_RECORDS_PER_FRAME {
             return Err(A::Error::invalid_length(hint, &self));
         }
-        let mut pack = P::with_capacity(hint.min(INITIAL_CAPACITY));
+        let mut pack = P::with_capacity(hint.min(P::EXPECTED));
         while let Some(record) = seq.next_element::<P::Record<'de>>()? {
             // No more than a pack has room for are taken of a frame.
             if !pack.take(record) {

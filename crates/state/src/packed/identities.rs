@@ -6,7 +6,7 @@ use crate::memory;
 use crate::model::Identity;
 
 /// Bytes that are set aside for each record before the first one has come.
-const EXPECTED: usize = 20;
+const EXPECTED: usize = 16;
 
 /// Packs of fewer records than this are put together.
 const FEW: usize = 4096;
@@ -21,6 +21,8 @@ const NUMBER_AND_BIRTH: u8 = 2;
 pub struct IdentityPack {
     ids: Vec<u64>,
     strings: Strings,
+    /// Of all of them, where it is one: nearly always.
+    file_system: Option<u32>,
     memory: u64,
 }
 
@@ -30,6 +32,7 @@ impl IdentityPack {
         IdentityPack {
             ids: Vec::with_capacity(records),
             strings: Strings::with_capacity(records, records * EXPECTED),
+            file_system: None,
             memory: 0,
         }
     }
@@ -57,6 +60,10 @@ impl IdentityPack {
             }
         };
         if pushed {
+            let own = Some(record.file_system);
+            if self.ids.is_empty() || self.file_system != own {
+                self.file_system = own.filter(|_| self.ids.is_empty());
+            }
             self.ids.push(record.inode);
             self.memory += memory::of_identity(&record) as u64;
         }
@@ -110,6 +117,17 @@ impl IdentityPack {
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = IdentityRef<'_>> {
         self.iter_from(0)
+    }
+
+    /// Of each in order, the inode and the number of the file system: what it takes to
+    /// check them against others.
+    fn references(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+        let file_system = |at| match self.file_system {
+            Some(one) => one,
+            None => self.get(at).file_system,
+        };
+        let all = self.ids.iter().enumerate();
+        all.map(move |(at, inode)| (*inode, file_system(at)))
     }
 
     fn iter_from(&self, first: usize) -> impl Iterator<Item = IdentityRef<'_>> {
@@ -199,6 +217,11 @@ impl PackedIdentities {
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = IdentityRef<'_>> {
         self.pieces.iter().flat_map(IdentityPack::iter)
+    }
+
+    /// Of each in order, the inode and the number of the file system.
+    pub(crate) fn references(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+        self.pieces.iter().flat_map(IdentityPack::references)
     }
 
     /// Those of inode `id` and of all with higher ids, in order.

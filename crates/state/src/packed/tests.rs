@@ -134,7 +134,12 @@ fn identities_are_found_by_their_inodes() {
     let records: Vec<Identity> = (1..=20_000)
         .map(|n| Identity {
             inode: 3 * n,
-            file_system: n as u32 % 2,
+            // One for long, then another, then by turns.
+            file_system: match n {
+                ..5000 => 3,
+                5000..10_000 => 4,
+                _ => n as u32 % 2,
+            },
             mark: Mark::Numbers {
                 ino: n,
                 born: (n % 3 > 0).then_some(n as i64),
@@ -160,6 +165,9 @@ fn identities_are_found_by_their_inodes() {
             assert_eq!(found.len(), expected.len(), "{size} from {from}");
             assert!(found.iter().zip(expected).all(|(a, b)| *a == b.into()));
         }
+        let references: Vec<_> = all.references().collect();
+        let expected: Vec<_> = records.iter().map(|r| (r.inode, r.file_system)).collect();
+        assert!(references == expected, "{size}");
         assert!(all.into_records() == records);
     }
     assert_eq!(PackedIdentities::default().iter_from(5).count(), 0);

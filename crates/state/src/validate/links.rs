@@ -1,9 +1,12 @@
 //! What needs the whole state: that everything a record points at is there, and of
 //! the right kind.
 
+use std::ops::Range;
+
 use super::{ghosts, invalid, locks, Invalid, Problem, Subject, ROOT_ID, S_IFDIR, S_IFREG};
 use crate::model::{FsState, Inode, State};
-use crate::packed::{IdentityRef, InodeRef, PackedInodes, PackedState, Place};
+use crate::packed::{InodeRef, PackedInodes, PackedState, Place};
+use crate::parallel::in_parts;
 
 /// Checks what needs the whole state: root, parents, cycles, mounts, handles'
 /// inodes, identities, locks, ghosts. Takes time in proportion to the number of records
@@ -13,7 +16,8 @@ use crate::packed::{IdentityRef, InodeRef, PackedInodes, PackedState, Place};
 /// # Errors
 /// The first contradiction.
 pub fn check_links(state: &State) -> Result<(), Invalid> {
-    let identities = state.fs.identities.iter().map(IdentityRef::from);
+    let identities = state.fs.identities.iter();
+    let identities = identities.map(|identity| (identity.inode, identity.file_system));
     let has_session = state.session.is_some();
     check(has_session, &state.fs, &state.fs.inodes[..], identities)
 }
@@ -25,11 +29,16 @@ pub fn check_links(state: &State) -> Result<(), Invalid> {
 pub(crate) fn check_packed(state: &PackedState) -> Result<(), Invalid> {
     let fs = &state.fs;
     let has_session = state.session.is_some();
-    check(has_session, &fs.rest, &fs.inodes, fs.identities.iter())
+    check(
+        has_session,
+        &fs.rest,
+        &fs.inodes,
+        fs.identities.references(),
+    )
 }
 
 /// Inodes by ascending id.
-pub(super) trait Inodes {
+pub(super) trait Inodes: Sync {
     fn len(&self) -> usize;
     fn get(&self, at: usize) -> InodeRef<'_>;
     fn id(&self, at: usize) -> u64;
@@ -73,12 +82,13 @@ impl Inodes for PackedInodes {
     }
 }
 
-/// Checks a state, of whose file system `rest` has everything but inodes and identities.
-fn check<'a, I: Inodes + ?Sized>(
+/// Checks a state, of whose file system `rest` has everything but inodes and identities; of
+/// the latter, what inode and file system they refer to is enough.
+fn check<I: Inodes + ?Sized>(
     has_session: bool,
     rest: &FsState,
     inodes: &I,
-    identities: impl Iterator<Item = IdentityRef<'a>>,
+    identities: impl Iterator<Item = (u64, u32)>,
 ) -> Result<(), Invalid> {
     check_root(has_session, rest, inodes)?;
     let index = Index::new(inodes);
@@ -111,9 +121,9 @@ fn check_handles<I: Inodes + ?Sized>(rest: &FsState, index: &Index<'_, I>) -> Re
     Ok(())
 }
 
-fn check_identities<'a, I: Inodes + ?Sized>(
+fn check_identities<I: Inodes + ?Sized>(
     rest: &FsState,
-    identities: impl Iterator<Item = IdentityRef<'a>>,
+    identities: impl Iterator<Item = (u64, u32)>,
     index: &Index<'_, I>,
 ) -> Result<(), Invalid> {
     let inodes = index.inodes;
@@ -121,17 +131,16 @@ fn check_identities<'a, I: Inodes + ?Sized>(
     // Nearly all inodes have one, on the same file system as the one before.
     let mut next = 0;
     let mut known = None;
-    for identity in identities {
-        let fail = |problem| Err(invalid(Subject::Identity(identity.inode), problem));
-        let position = match next < inodes.len() && inodes.id(next) == identity.inode {
+    for (inode, number) in identities {
+        let fail = |problem| Err(invalid(Subject::Identity(inode), problem));
+        let position = match next < inodes.len() && inodes.id(next) == inode {
             true => Some(next),
-            false => index.position(identity.inode),
+            false => index.position(inode),
         };
         let Some(position) = position else {
             return fail(Problem::NoSuchInode);
         };
         next = position + 1;
-        let number = identity.file_system;
         if known == Some(number) {
             continue;
         }
@@ -173,14 +182,31 @@ fn check_locations<I: Inodes + ?Sized>(
     rest: &FsState,
     index: &Index<'_, I>,
 ) -> Result<(), Invalid> {
-    let inodes = index.inodes;
     // Ids grow with time, so nearly every parent comes before its children, and a
     // chain that only ever leads backwards ends. Only the others can be cycles.
+    let mut forward = false;
+    for part in in_parts(index.inodes.len(), |part| check_parents(rest, index, part)) {
+        forward |= part?;
+    }
+    match forward {
+        true => check_cycles(index),
+        false => Ok(()),
+    }
+}
+
+/// Checks that each parent and mount of a part of the inodes is there; answers whether a
+/// parent comes behind its child.
+fn check_parents<I: Inodes + ?Sized>(
+    rest: &FsState,
+    index: &Index<'_, I>,
+    part: Range<usize>,
+) -> Result<bool, Invalid> {
+    let inodes = index.inodes;
     let mut forward = false;
     // What lies in one directory, or on one mount, mostly comes together.
     let mut last_parent = None;
     let mut last_mount = None;
-    for position in 0..inodes.len() {
+    for position in part {
         let inode = inodes.get(position);
         let fail = |problem| Err(invalid(Subject::Inode(inode.id), problem));
         if let Place::Handle { mount, .. } = inode.place {
@@ -210,10 +236,7 @@ fn check_locations<I: Inodes + ?Sized>(
         };
         forward |= at >= position;
     }
-    match forward {
-        true => check_cycles(index),
-        false => Ok(()),
-    }
+    Ok(forward)
 }
 
 /// Checks that each chain of parents, all of which are there, ends.
