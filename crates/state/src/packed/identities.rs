@@ -116,7 +116,7 @@ impl IdentityPack {
 
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = IdentityRef<'_>> {
-        self.iter_from(0)
+        (0..self.len()).map(|at| self.get(at))
     }
 
     /// Of each in order, the inode and the number of the file system: what it takes to
@@ -128,10 +128,6 @@ impl IdentityPack {
         };
         let all = self.ids.iter().enumerate();
         all.map(move |(at, inode)| (*inode, file_system(at)))
-    }
-
-    fn iter_from(&self, first: usize) -> impl Iterator<Item = IdentityRef<'_>> {
-        (first..self.len()).map(|at| self.get(at))
     }
 
     /// Bytes that they would take up as records.
@@ -226,16 +222,13 @@ impl PackedIdentities {
 
     /// Those of inode `id` and of all with higher ids, in order.
     pub fn iter_from(&self, id: u64) -> impl Iterator<Item = IdentityRef<'_>> {
-        let piece = self.piece(id).unwrap_or(0);
-        let (within, behind) = match self.pieces[piece.min(self.pieces.len())..].split_first() {
-            Some((within, behind)) => (Some(within), behind),
-            None => (None, &[][..]),
-        };
-        let within = within.into_iter().flat_map(move |piece| {
-            let first = piece.ids.partition_point(|own| *own < id);
-            piece.iter_from(first)
-        });
-        within.chain(behind.iter().flat_map(IdentityPack::iter))
+        let mut pieces = self.pieces[self.piece(id).unwrap_or(0)..].iter();
+        let piece = pieces.next();
+        Onward {
+            at: piece.map_or(0, |piece| piece.ids.partition_point(|own| *own < id)),
+            piece,
+            pieces,
+        }
     }
 
     /// Forgets all of them.
@@ -250,6 +243,29 @@ impl PackedIdentities {
             records.extend(piece.iter().map(|record| record.to_record()));
         }
         records
+    }
+}
+
+/// Identities from one on.
+struct Onward<'a> {
+    piece: Option<&'a IdentityPack>,
+    at: usize,
+    /// Those behind it.
+    pieces: std::slice::Iter<'a, IdentityPack>,
+}
+
+impl<'a> Iterator for Onward<'a> {
+    type Item = IdentityRef<'a>;
+
+    fn next(&mut self) -> Option<IdentityRef<'a>> {
+        loop {
+            let piece = self.piece?;
+            if self.at < piece.len() {
+                self.at += 1;
+                return Some(piece.get(self.at - 1));
+            }
+            (self.piece, self.at) = (self.pieces.next(), 0);
+        }
     }
 }
 
