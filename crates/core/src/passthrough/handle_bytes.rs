@@ -15,6 +15,15 @@ use crate::errno::{Errno, FsResult};
 /// `MAX_HANDLE_SZ`: the longest `f_handle`, in bytes.
 pub const MAX_HANDLE_BYTES: usize = 128;
 
+/// `f_type` of file systems whose handles are known to have the inode's number in them.
+const EXT4: u64 = 0xef53;
+const TMPFS: u64 = 0x0102_1994;
+const XFS: u64 = 0x5846_5342;
+
+/// `FILEID_INO32_GEN`, and XFS' number for the same with 64 bits.
+const INO32_GEN: i32 = 1;
+const XFS_INO64_GEN: i32 = 0x81;
+
 /// `struct file_handle` with room for the longest handle.
 #[repr(C)]
 struct RawHandle {
@@ -79,6 +88,23 @@ impl FileHandle {
         match &self.0 {
             Repr::Inline { len, data, .. } => &data[..usize::from(*len)],
             Repr::Heap(whole) => &whole.1,
+        }
+    }
+
+    /// The inode number in a handle of a file system with `f_type`, where it is known to
+    /// have one. The rest is a generation: another object with this number, now or later,
+    /// has another handle.
+    fn ino(&self, f_type: u64) -> Option<u64> {
+        let bytes = self.bytes();
+        let word = |at: usize| -> Option<u64> {
+            let word = bytes.get(at..at + 4)?.try_into().ok()?;
+            Some(u64::from(u32::from_ne_bytes(word)))
+        };
+        match (f_type, self.kind(), bytes.len()) {
+            (EXT4 | XFS, INO32_GEN, 8) => word(0),
+            (TMPFS, INO32_GEN, 12) => Some(word(4)? | word(8)? << 32),
+            (XFS, XFS_INO64_GEN, 12) => Some(u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?)),
+            _ => None,
         }
     }
 
@@ -173,6 +199,8 @@ impl fmt::Debug for FileHandle {
 pub struct MountRef {
     id: u32,
     fd: OwnedFd,
+    // Its `f_type`, if its handles are as such a file system's are known to be.
+    f_type: Option<u64>,
 }
 
 impl MountRef {
@@ -185,17 +213,29 @@ impl MountRef {
     pub fn probe(fd: OwnedFd) -> FsResult<MountRef> {
         let (handle, id) = FileHandle::of_fd(fd.as_fd())?;
         handle.open(fd.as_fd(), libc::O_PATH)?;
-        Ok(MountRef { id, fd })
+        let f_type = rustix::fs::fstatfs(&fd)?.f_type as u64;
+        let ino = sys::statx(fd.as_fd())?.stx_ino;
+        let f_type = (handle.ino(f_type) == Some(ino)).then_some(f_type);
+        Ok(MountRef { id, fd, f_type })
     }
 
     #[cfg(test)]
     pub(super) fn made_up(id: u32, fd: OwnedFd) -> MountRef {
-        MountRef { id, fd }
+        MountRef {
+            id,
+            fd,
+            f_type: None,
+        }
     }
 
     /// The mount id, as in `/proc/self/mountinfo`.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// The inode number that a handle of this mount has in it, where that is known.
+    pub(super) fn ino_in(&self, handle: &FileHandle) -> Option<u64> {
+        handle.ino(self.f_type?)
     }
 
     /// What handles of this mount are opened with.
@@ -347,6 +387,26 @@ mod tests {
             let handle = FileHandle::new(kind, b"short").unwrap();
             assert_eq!((handle.kind(), handle.bytes()), (kind, &b"short"[..]));
         }
+    }
+
+    #[test]
+    fn only_handles_that_are_known_have_a_number() {
+        let handle = |kind, bytes: &[u8]| FileHandle::new(kind, bytes).unwrap();
+        let words = |words: &[u32]| -> Vec<u8> {
+            words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+        };
+        let ext4 = handle(1, &words(&[7, 99]));
+        assert_eq!(ext4.ino(EXT4), Some(7));
+        assert_eq!(ext4.ino(TMPFS), None);
+        assert_eq!(ext4.ino(0x9123_683e), None, "btrfs");
+        let tmpfs = handle(1, &words(&[99, 7, 1]));
+        assert_eq!(tmpfs.ino(TMPFS), Some(1 << 32 | 7));
+        assert_eq!(tmpfs.ino(EXT4), None);
+        let xfs = handle(0x81, &[&7u64.to_ne_bytes()[..], &words(&[99])].concat());
+        assert_eq!(xfs.ino(XFS), Some(7));
+        assert_eq!(xfs.ino(EXT4), None);
+        // With a parent, as nobody here asks for.
+        assert_eq!(handle(2, &words(&[7, 99, 5])).ino(EXT4), None);
     }
 
     #[test]

@@ -506,8 +506,12 @@ impl Inodes {
     }
 
     /// The inode that is this host object, with one more lookup.
-    pub fn acquire(&self, identity: &Identity<'_>) -> Option<Arc<Inode>> {
-        let hash = self.hash(identity);
+    #[cfg(test)]
+    fn acquire(&self, identity: &Identity<'_>) -> Option<Arc<Inode>> {
+        self.acquire_hashed(self.hash(identity), identity)
+    }
+
+    fn acquire_hashed(&self, hash: u64, identity: &Identity<'_>) -> Option<Arc<Inode>> {
         let shard = read(self.identity_shard(hash));
         Inodes::find(&shard, hash, identity)
             .filter(|inode| inode.acquire())
@@ -532,6 +536,10 @@ impl Inodes {
             return (inode, true);
         };
         let hash = self.hash(&identity);
+        // First with a lock that others can hold as well.
+        if let Some(known) = self.acquire_hashed(hash, &identity) {
+            return (known, false);
+        }
         let mut shard = write(self.identity_shard(hash));
         let known = Inodes::find(&shard, hash, &identity);
         if let Some(known) = known.filter(|known| known.acquire()) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::fs::Statx;
 
 use super::handle_bytes::{FileHandle, MountKnown, MountRef, Mounts};
-use super::inode::{Identity, Inode, NewInode, Numbers, Place};
+use super::inode::{Inode, NewInode, Numbers, Place};
 use super::{sys, Passthrough};
 use crate::abi;
 use crate::errno::{Errno, FsResult};
@@ -134,16 +134,47 @@ impl Passthrough {
             self.unlocated.find_object(object.fd());
         }
         let (new, stx) = self.describe(object)?;
-        let handle = match &new.place {
-            Place::Handle { handle, .. } => Some(handle),
-            _ => None,
-        };
-        let numbers = new.numbers;
-        // First with a lock that others can hold as well.
-        if let Some(known) = self.inodes.acquire(&Identity { numbers, handle }) {
-            return Ok((known, stx));
-        }
         Ok((self.inodes.publish(new).0, stx))
+    }
+
+    /// [`Passthrough::adopt`] of what `name` in `dir` is, without a descriptor of it;
+    /// `None` where it takes one.
+    ///
+    /// Others may put something else there between the two calls that ask what it is.
+    /// It shows in the inode number, which the handle has in it. Where both numbers are
+    /// the same nevertheless, the first object was gone before the second got its number:
+    /// then the handle leads nowhere, whatever the attributes are.
+    pub(super) fn adopt_name(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &Name,
+    ) -> FsResult<Option<(Arc<Inode>, Statx)>> {
+        // What is not located yet is compared with descriptors.
+        if !self.use_handles || self.unlocated.any() {
+            return Ok(None);
+        }
+        let (handle, id) = match FileHandle::of_name(dir, name.as_c_str()) {
+            Ok(found) => found,
+            Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let Some(mount) = self.mounts.usable(id) else {
+            return Ok(None);
+        };
+        let Some(ino) = mount.ino_in(&handle) else {
+            return Ok(None);
+        };
+        let stx = sys::statx_at(dir, name.as_c_str())?;
+        let numbers = numbers_of(&stx);
+        if (numbers.mnt_id, numbers.ino) != (id, ino) {
+            return Ok(None);
+        }
+        let new = NewInode {
+            kind: kind_of(&stx),
+            numbers,
+            place: Place::Handle { mount, handle },
+        };
+        Ok(Some((self.inodes.publish(new).0, stx)))
     }
 
     /// The guest's view of `inode`, which lies in `parent`.
@@ -203,11 +234,16 @@ impl Passthrough {
                 Err(e) => return Err(e),
             }
         }
-        let there = open_path(dir, name)?;
-        if !self.use_handles {
-            self.budget.admit(there.as_fd())?;
-        }
-        let (inode, stx) = self.adopt(Object::Path(there))?;
+        let (inode, stx) = match self.adopt_name(dir, name)? {
+            Some(adopted) => adopted,
+            None => {
+                let there = open_path(dir, name)?;
+                if !self.use_handles {
+                    self.budget.admit(there.as_fd())?;
+                }
+                self.adopt(Object::Path(there))?
+            }
+        };
         self.remember(parent, name, &inode, &stx);
         Ok(self.entry(Some(parent), &inode, &stx))
     }

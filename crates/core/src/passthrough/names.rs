@@ -481,11 +481,17 @@ impl Names {
     }
 
     /// FORGET: gives lookups back, and takes the inode out of the tables when
-    /// nothing holds it any more.
-    pub fn forget(&self, inodes: &Inodes, node: NodeId, count: u64) {
-        if let Some(inode) = inodes.get_or_pinned(node) {
-            self.release(inodes, inode, count);
+    /// nothing holds it any more. Whether the guest does not know it any more.
+    pub fn forget(&self, inodes: &Inodes, node: NodeId, count: u64) -> bool {
+        let Some(inode) = inodes.get_or_pinned(node) else {
+            return true;
+        };
+        let died = inode.release(count);
+        let gone = inode.lookups() == 0;
+        if died {
+            self.bury(inodes, inode);
         }
+        gone
     }
 
     /// As [`Names::forget`], for an inode in hand.

@@ -245,14 +245,16 @@ impl FileSystem for Passthrough {
         {
             return;
         }
-        self.names.forget(&self.inodes, node, count);
-        if self.use_handles && self.inodes.get(node).is_none() {
+        if !self.names.forget(&self.inodes, node, count) {
+            return;
+        }
+        if self.use_handles {
             self.kept_fds.forget(node);
         }
-        if self.locks.any() && self.inodes.get(node).is_none() {
+        if self.locks.any() {
             self.locks.forget(node);
         }
-        if self.ghosts.any() && self.inodes.get(node).is_none() {
+        if self.ghosts.any() {
             self.ghosts.forget(node);
         }
     }

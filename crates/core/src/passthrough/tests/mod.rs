@@ -5,6 +5,7 @@ mod data;
 mod dirs;
 mod ids;
 mod labels;
+mod lookups;
 pub(super) mod mounts;
 mod names;
 mod posix;
