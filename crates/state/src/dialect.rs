@@ -16,7 +16,7 @@ use crate::format::{Format, Registry};
 use crate::limits::Limits;
 use crate::model::State;
 use crate::validate::validate;
-use crate::version::ContainerVersion;
+use crate::version::{ContainerVersion, StateVersion};
 use crate::writer::write_state_with;
 
 /// Why a stream is not of a dialect, or a state cannot be said in it.
@@ -110,6 +110,15 @@ impl StateWriter {
         match self {
             StateWriter::Format(format) => format.name(),
             StateWriter::Dialect(dialect) => dialect.name(),
+        }
+    }
+
+    /// The format in which a state for readers that `options` describe can be encoded
+    /// [ahead of time](crate::pieces); `None` where it has to be there as a whole.
+    pub fn ahead(&self, options: &WriteOptions) -> Option<&Arc<dyn Format>> {
+        match self {
+            StateWriter::Format(format) if options.newest == StateVersion::CURRENT => Some(format),
+            _ => None,
         }
     }
 

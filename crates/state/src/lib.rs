@@ -6,7 +6,8 @@
 //! - [`Format`]: how records become bytes. Formats are crates of their own, put
 //!   together in a [`Registry`]; most implement [`Codec`]. A [`Dialect`] is another
 //!   daemon's whole stream.
-//! - [`write_state`] and [`read_state`] for a state as a whole, [`StreamWriter`] and
+//! - [`write_state`] and [`read_state`] for a state as a whole, [`pieces`] for one that is
+//!   encoded ahead of time, [`StreamWriter`] and
 //!   [`StreamReader`] frame by frame, [`EnvelopeReader`] and [`read_header`] with no
 //!   format at all.
 //! - [`validate`](mod@validate): what is refused however well formed it is.
@@ -27,6 +28,7 @@ pub mod model;
 pub mod packed;
 mod parallel;
 pub mod paths;
+pub mod pieces;
 mod reader;
 mod remap;
 pub mod schema;

@@ -109,9 +109,10 @@ impl fmt::Display for SectionId {
     }
 }
 
-/// Most records that a writer puts into one frame, of identities four times as many:
-/// what one worker can encode or
-/// decode in a millisecond or so, and one buffer can hold.
+/// Most records that a writer puts into one frame: what one worker can encode or
+/// decode in a millisecond or so, and one buffer can hold. For readers of state version 2
+/// and before, identities are four times as many: such a reader may not know the section,
+/// and says so for each frame.
 pub const RECORDS_PER_FRAME: usize = 4096;
 
 /// Names and contents in bytes after which a writer closes a frame early, so that records with
@@ -234,8 +235,6 @@ impl FrameRef<'_> {
 
 /// Records that can be cut into frames.
 pub trait Record: Sized {
-    /// Most of them that a writer puts into one frame.
-    const PER_FRAME: usize = RECORDS_PER_FRAME;
     /// Bytes of names or contents in this record: what makes one record larger than another.
     fn weight(&self) -> usize;
     /// A frame of these records.
@@ -288,8 +287,6 @@ impl Record for FileSystem {
 }
 
 impl Record for Identity {
-    // A reader that does not know the section says so for each frame.
-    const PER_FRAME: usize = 4 * RECORDS_PER_FRAME;
     fn weight(&self) -> usize {
         match &self.mark {
             Mark::Handle { bytes, .. } => bytes.len(),
@@ -339,16 +336,27 @@ impl Record for GhostData {
     }
 }
 
-/// Cuts records into the frames that a whole state is written in. The cuts depend
-/// on the records alone, so that the same state always makes the same stream.
-pub fn frames<T: Record>(mut records: &[T]) -> impl Iterator<Item = FrameRef<'_>> {
+/// Cuts records into frames of [`RECORDS_PER_FRAME`]. The cuts depend on the records
+/// alone, so that the same state always makes the same stream.
+///
+/// In a whole state for readers of today, inodes and identities are cut by
+/// [ranges of ids](crate::pieces) before.
+pub fn frames<T: Record>(records: &[T]) -> impl Iterator<Item = FrameRef<'_>> {
+    frames_of(records, RECORDS_PER_FRAME)
+}
+
+/// [`frames`] of up to `most` records.
+pub(crate) fn frames_of<T: Record>(
+    mut records: &[T],
+    most: usize,
+) -> impl Iterator<Item = FrameRef<'_>> {
     std::iter::from_fn(move || {
         if records.is_empty() {
             return None;
         }
         let mut weight = 0;
         let mut n = 0;
-        for record in records.iter().take(T::PER_FRAME) {
+        for record in records.iter().take(most) {
             weight += record.weight();
             n += 1;
             if weight >= WEIGHT_PER_FRAME {

@@ -14,7 +14,8 @@ use crate::model::{
     State,
 };
 use crate::parallel::{in_order, threads, FEW_FRAMES};
-use crate::section::{frames, FrameRef, Record, SectionId};
+use crate::pieces::frames_by_range;
+use crate::section::{frames, FrameRef, Record, SectionId, RECORDS_PER_FRAME};
 use crate::validate::{validate, Checker};
 use crate::version::{ContainerVersion, SectionVersion, StateVersion};
 
@@ -48,6 +49,21 @@ impl EncodedFrame {
             section: frame.section(),
             records: frame.records() as u32,
             bytes,
+        })
+    }
+
+    /// [`EncodedFrame::new`] without a byte of memory too much, by way of `buffer`.
+    pub(crate) fn fitted(
+        format: &dyn Format,
+        frame: FrameRef<'_>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Self, StateError> {
+        buffer.clear();
+        encode_into(format, frame, buffer)?;
+        Ok(EncodedFrame {
+            section: frame.section(),
+            records: frame.records() as u32,
+            bytes: buffer.as_slice().to_vec(),
         })
     }
 
@@ -137,6 +153,23 @@ impl<'f, W: Write> StreamWriter<'f, W> {
     ) -> Result<Self, StateError> {
         let checker = Checker::new(&Limits::default());
         Self::start(out, format, writer, state, Some(checker))
+    }
+
+    /// Starts a stream of a state that has been checked, and which is to be written as
+    /// `outline` says.
+    pub(crate) fn of_checked(
+        out: W,
+        format: &'f dyn Format,
+        writer: &WriterInfo,
+        outline: &Outline,
+        options: &WriteOptions,
+    ) -> Result<Self, StateError> {
+        let mut stream = Self::start(out, format, writer, outline.version, None)?;
+        if options.forced.is_some() {
+            // The header claims what it was told to; what follows is as ever.
+            stream.state = StateVersion::CURRENT;
+        }
+        Ok(stream)
     }
 
     fn start(
@@ -407,27 +440,31 @@ pub fn write_state_on_threads(
 ) -> Result<(u64, Losses), StateError> {
     validate(state, &Limits::default()).map_err(StateError::Unwritable)?;
     let outline = Outline::new(state, options)?;
-    let mut stream = StreamWriter::start(out, format, writer, outline.version, None)?;
-    if options.forced.is_some() {
-        // The header claims what it was told to; what follows is as ever.
-        stream.state = StateVersion::CURRENT;
-    }
+    let mut stream = StreamWriter::of_checked(out, format, writer, &outline, options)?;
     let fs = &state.fs;
     if let Some(session) = &state.session {
         stream.session(session)?;
     }
     stream.counters(&fs.counters())?;
+    let (inodes, mut identities) = match options.newest < StateVersion::CURRENT {
+        // As those readers' own releases cut them.
+        true => (
+            frames(&fs.inodes).collect(),
+            crate::section::frames_of::<Identity>(&fs.identities, 4 * RECORDS_PER_FRAME).collect(),
+        ),
+        false => frames_by_range(fs),
+    };
+    if !outline.has(SectionId::IDENTITIES) {
+        identities.clear();
+    }
     let mut rest = frames(&fs.mounts)
-        .chain(frames(&fs.inodes))
+        .chain(inodes)
         .chain(frames(&fs.handles))
         .chain(frames(match outline.has(SectionId::FILE_SYSTEMS) {
             true => &fs.file_systems,
             false => &[],
         }))
-        .chain(frames(match outline.has(SectionId::IDENTITIES) {
-            true => &fs.identities,
-            false => &[],
-        }))
+        .chain(identities)
         .chain(frames(&fs.locks))
         .chain(frames(&fs.requests))
         .chain(frames(match outline.has(SectionId::GHOSTS) {

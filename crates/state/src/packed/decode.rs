@@ -13,7 +13,7 @@ use serde_bytes::ByteBuf;
 use super::{IdentityPack, IdentityRef, InodePack, InodeRef, MarkRef, Place};
 use crate::bounded::{self, INITIAL_CAPACITY, MAX_RECORDS_PER_FRAME};
 use crate::model::{Identity, Inode};
-use crate::section::Record as Section;
+use crate::section::RECORDS_PER_FRAME;
 
 /// A `ByteBuf` that is borrowed where the format can lend it.
 struct Bytes<'a>(Cow<'a, [u8]>);
@@ -127,13 +127,13 @@ struct IdentityIn<'a> {
     mark: MarkIn<'a>,
 }
 
+/// Most records that are made room for before the first one has been decoded: as many as a
+/// writer puts into a frame, of identities for older readers.
+const EXPECTED: usize = 4 * RECORDS_PER_FRAME;
+
 /// What many records are packed into.
 trait Pack: Sized {
     type Record<'a>: Deserialize<'a>;
-
-    /// Most records that are made room for before the first one has been decoded: as many
-    /// as a writer puts into a frame.
-    const EXPECTED: usize;
 
     fn with_capacity(records: usize) -> Self;
 
@@ -143,8 +143,6 @@ trait Pack: Sized {
 
 impl Pack for InodePack {
     type Record<'a> = InodeIn<'a>;
-
-    const EXPECTED: usize = <Inode as Section>::PER_FRAME;
 
     fn with_capacity(records: usize) -> Self {
         InodePack::with_capacity(records)
@@ -178,8 +176,6 @@ impl Pack for InodePack {
 
 impl Pack for IdentityPack {
     type Record<'a> = IdentityIn<'a>;
-
-    const EXPECTED: usize = <Identity as Section>::PER_FRAME;
 
     fn with_capacity(records: usize) -> Self {
         IdentityPack::with_capacity(records)
@@ -217,7 +213,7 @@ impl<'de, P: Pack> Visitor<'de> for PackVisitor<P> {
         if hint > MAX_RECORDS_PER_FRAME {
             return Err(A::Error::invalid_length(hint, &self));
         }
-        let mut pack = P::with_capacity(hint.min(P::EXPECTED));
+        let mut pack = P::with_capacity(hint.min(EXPECTED));
         while let Some(record) = seq.next_element::<P::Record<'de>>()? {
             // No more than a pack has room for are taken of a frame.
             if !pack.take(record) {
