@@ -1,9 +1,27 @@
 //! The part of a crossing that a file system does itself: collect and restore.
 
+use std::sync::Arc;
+
 use ferryfs_state::packed::PackedFs;
-use ferryfs_state::FsState;
+use ferryfs_state::pieces::Piece;
+use ferryfs_state::{Format, FsState};
 
 use crate::fs::FileSystem;
+
+/// What a file system has collected.
+#[derive(Debug)]
+pub enum Collected {
+    /// Its state.
+    Whole(FsState),
+    /// Its state with the inodes and identities encoded already, as
+    /// [`write_pieces`](ferryfs_state::pieces::write_pieces) takes it.
+    Pieces {
+        /// All but those.
+        rest: FsState,
+        /// They, by ascending id.
+        pieces: Vec<Piece>,
+    },
+}
 
 /// A file system whose state can cross. Called by the dispatcher, which owns the
 /// session and the stream.
@@ -14,6 +32,14 @@ pub trait MigrateFs: FileSystem {
 
     /// Starts to collect in the background; returns at once. Idempotent.
     fn begin_precopy(&self);
+
+    /// [`begin_precopy`](MigrateFs::begin_precopy) for a state that will be asked for by
+    /// [`collect_in`](MigrateFs::collect_in): what is not likely to change can be encoded in
+    /// `format` while the guest goes on.
+    fn begin_precopy_in(&self, format: &Arc<dyn Format>) {
+        let _ = format;
+        self.begin_precopy();
+    }
 
     /// Stops collecting and waits until it has stopped. Idempotent.
     fn cancel_precopy(&self);
@@ -35,6 +61,18 @@ pub trait MigrateFs: FileSystem {
     /// Something cannot cross. The text names it and says what to do; one log
     /// line per object has been written.
     fn collect(&self) -> Result<FsState, String>;
+
+    /// [`collect`](MigrateFs::collect), with as much of it encoded in `format` as the file
+    /// system likes: it need not have a record of each inode at any time. A file system
+    /// that has a `collect` of its own and wraps one that encodes has to have its own of
+    /// this, too, or none.
+    ///
+    /// # Errors
+    /// As `collect`; something cannot be said in `format`.
+    fn collect_in(&self, format: &Arc<dyn Format>) -> Result<Collected, String> {
+        let _ = format;
+        self.collect().map(Collected::Whole)
+    }
 
     /// Finds and opens everything in `state` (already validated) without touching
     /// what is live. `session_flags` are those that

@@ -4,9 +4,10 @@
 //! from `EROFS`, request by request, as from a disk that has become so.
 
 use std::ffi::CStr;
+use std::sync::Arc;
 
 use ferryfs_state::packed::PackedFs;
-use ferryfs_state::{FsState, Handle};
+use ferryfs_state::{Format, FsState, Handle};
 
 use crate::abi;
 use crate::errno::{Errno, FsResult};
@@ -15,7 +16,7 @@ use crate::fs::{
     LockFound, LockWait, Opened, ReadArgs, SetAttr, StatxReply, WriteArgs, XattrReply,
 };
 use crate::io::{ReplyWriter, RequestReader};
-use crate::migrate::MigrateFs;
+use crate::migrate::{Collected, MigrateFs};
 use crate::types::{HandleId, Name, NodeId};
 
 const O_ACCMODE: u32 = libc::O_ACCMODE as u32;
@@ -478,6 +479,10 @@ impl<F: MigrateFs> MigrateFs for ReadOnly<F> {
         self.inner.begin_precopy();
     }
 
+    fn begin_precopy_in(&self, format: &Arc<dyn Format>) {
+        self.inner.begin_precopy_in(format);
+    }
+
     fn cancel_precopy(&self) {
         self.inner.cancel_precopy();
     }
@@ -488,6 +493,10 @@ impl<F: MigrateFs> MigrateFs for ReadOnly<F> {
 
     fn collect(&self) -> Result<FsState, String> {
         self.inner.collect()
+    }
+
+    fn collect_in(&self, format: &Arc<dyn Format>) -> Result<Collected, String> {
+        self.inner.collect_in(format)
     }
 
     fn let_go(&self) {

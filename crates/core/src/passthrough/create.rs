@@ -225,7 +225,7 @@ impl Passthrough {
         let doomed = self.doomed(&parent, name);
         rustix::fs::unlinkat(dir, name.as_c_str(), flags)?;
         if let Some((inode, fd)) = doomed {
-            inode.keep(fd);
+            self.inodes.keep(&inode, fd);
         }
         self.names
             .remove(&self.inodes, parent.id(), name.as_bytes());
@@ -316,7 +316,7 @@ impl Passthrough {
             }
         }
         if let Some((inode, fd)) = replaced {
-            inode.keep(fd);
+            self.inodes.keep(&inode, fd);
         }
         if flags & libc::RENAME_EXCHANGE != 0 {
             self.names.exchange(
@@ -459,7 +459,7 @@ impl Passthrough {
             self.label_open(file.as_fd(), label)?;
         }
         let (inode, stx) = self.adopt(Object::Open(file.as_fd()))?;
-        self.names.note_orphan(inode.id());
+        self.names.note_orphan(&inode);
         if flags & libc::O_EXCL as u32 == 0 {
             self.ghosts.add_linkable(inode.id());
         }

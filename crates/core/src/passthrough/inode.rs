@@ -10,13 +10,14 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use hashbrown::HashTable;
 
 use super::handle_bytes::{FileHandle, MountRef};
 use super::links::Links;
+use super::marks::Marks;
 use super::sys;
 use crate::errno::{Errno, FsResult};
 use crate::types::NodeId;
@@ -88,7 +89,7 @@ pub(super) type NumberMap<V> = HashMap<u64, V, BuildHasherDefault<Spread>>;
 #[derive(Debug)]
 pub enum Place {
     /// By an `O_PATH` descriptor.
-    Fd(OwnedFd),
+    Fd(PathFd),
     /// By a kernel file handle on a mount.
     Handle {
         /// The mount.
@@ -98,6 +99,57 @@ pub enum Place {
     },
     /// Nowhere: a crossing could not find it, and the guest gets this error.
     Lost(Errno),
+}
+
+/// An `O_PATH` descriptor that an inode is held by, and when the object came to be.
+#[derive(Debug)]
+pub struct PathFd {
+    fd: OwnedFd,
+    // Nanoseconds since 1970, or one of the two below. It never changes, and stands where a
+    // handle would have its bytes.
+    born: AtomicI64,
+}
+
+/// Nobody has asked yet.
+const BIRTH_UNKNOWN: i64 = i64::MIN;
+/// The file system does not tell.
+const NO_BIRTH: i64 = i64::MIN + 1;
+
+impl From<OwnedFd> for PathFd {
+    fn from(fd: OwnedFd) -> PathFd {
+        PathFd {
+            fd,
+            born: AtomicI64::new(BIRTH_UNKNOWN),
+        }
+    }
+}
+
+impl AsFd for PathFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl PathFd {
+    /// When the object came to be, in nanoseconds since 1970: asked for once. `None` where
+    /// its file system does not tell.
+    pub(super) fn born(&self) -> Option<i64> {
+        match self.born.load(Ordering::Relaxed) {
+            BIRTH_UNKNOWN => {
+                let stx = sys::statx_born(self.fd.as_fd()).ok()?;
+                let born = sys::born_of(&stx);
+                self.set_born(born);
+                born
+            }
+            NO_BIRTH => None,
+            born => Some(born),
+        }
+    }
+
+    /// Says what somebody has seen anyway.
+    pub(super) fn set_born(&self, born: Option<i64>) {
+        self.born.store(born.unwrap_or(NO_BIRTH), Ordering::Relaxed);
+    }
 }
 
 /// The numbers by which `statx` tells an object.
@@ -296,7 +348,7 @@ impl Inode {
         let flags = flags & !(libc::O_NOFOLLOW | libc::O_CREAT | libc::O_EXCL);
         match &self.place {
             Place::Fd(fd) => {
-                let name = sys::FdName::new(fd.as_raw_fd());
+                let name = sys::FdName::new(fd.as_fd().as_raw_fd());
                 sys::openat(proc_self_fd, name.as_c_str(), flags, 0)
             }
             Place::Handle { mount, handle } => handle.open(mount.fd(), flags),
@@ -304,14 +356,15 @@ impl Inode {
         }
     }
 
-    /// Takes one more lookup, unless the inode is dead.
-    fn acquire(&self) -> bool {
+    /// Takes one more lookup, unless the inode is dead. Answers whether it is the first.
+    fn acquire(&self) -> Option<bool> {
         self.refs
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |refs| {
                 // The count cannot reach the pin: each lookup is a request.
                 (!is_dead(refs)).then(|| refs + 1)
             })
-            .is_ok()
+            .ok()
+            .map(|before| before & LOOKUPS == 0)
     }
 
     /// Gives `count` lookups back, at most those there are (the root keeps one).
@@ -408,6 +461,7 @@ pub struct Inodes {
     hasher: RandomState,
     hash_mask: u64,
     next: AtomicU64,
+    marks: Arc<Marks>,
 }
 
 fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
@@ -431,9 +485,33 @@ impl Inodes {
             hasher: RandomState::new(),
             hash_mask,
             next: AtomicU64::new(NodeId::ROOT.0 + 1),
+            marks: Arc::default(),
         };
         inodes.insert(NodeId::ROOT, 1, root);
         inodes
+    }
+
+    /// Where changes leave their marks.
+    pub(super) fn marks(&self) -> &Arc<Marks> {
+        &self.marks
+    }
+
+    /// One more lookup of `inode`, unless it is dead.
+    fn take_one(&self, inode: &Inode) -> bool {
+        let Some(first) = inode.acquire() else {
+            return false;
+        };
+        self.marks.changed(inode.id);
+        if first {
+            self.marks.changed_above(inode.id);
+        }
+        true
+    }
+
+    /// Keeps the object that `inode` is by `fd`; see [`Inode::keep`].
+    pub(super) fn keep(&self, inode: &Inode, fd: OwnedFd) {
+        inode.keep(fd);
+        self.marks.changed(inode.id);
     }
 
     /// Empty tables beside these but for `root`, to be filled with
@@ -514,14 +592,14 @@ impl Inodes {
     fn acquire_hashed(&self, hash: u64, identity: &Identity<'_>) -> Option<Arc<Inode>> {
         let shard = read(self.identity_shard(hash));
         Inodes::find(&shard, hash, identity)
-            .filter(|inode| inode.acquire())
+            .filter(|inode| self.take_one(inode))
             .cloned()
     }
 
     /// One more lookup of an inode that is already in hand; false when the guest
     /// has let go of it meanwhile.
     pub fn acquire_again(&self, inode: &Inode) -> bool {
-        inode.acquire()
+        self.take_one(inode)
     }
 
     /// Gives `new` a nodeid and one lookup; where another thread was faster, one
@@ -533,6 +611,7 @@ impl Inodes {
             inode.id = NodeId(self.next.fetch_add(1, Ordering::Relaxed));
             let inode = Arc::new(inode);
             insert_id(&mut write(self.id_shard(inode.id)), inode.clone());
+            self.marks.changed(inode.id);
             return (inode, true);
         };
         let hash = self.hash(&identity);
@@ -542,7 +621,7 @@ impl Inodes {
         }
         let mut shard = write(self.identity_shard(hash));
         let known = Inodes::find(&shard, hash, &identity);
-        if let Some(known) = known.filter(|known| known.acquire()) {
+        if let Some(known) = known.filter(|known| self.take_one(known)) {
             let known = known.clone();
             drop(shard);
             // Closes a descriptor: not under the lock.
@@ -555,6 +634,8 @@ impl Inodes {
         // identity may tell the guest the number.
         insert_id(&mut write(self.id_shard(inode.id)), inode.clone());
         shard.insert_unique(hash, inode.clone(), |inode| self.hash_of(inode));
+        drop(shard);
+        self.marks.changed(inode.id);
         (inode, true)
     }
 
@@ -564,6 +645,7 @@ impl Inodes {
         let inode = Arc::new(Inode::new(id, lookups, new));
         insert_id(&mut write(self.id_shard(id)), inode.clone());
         self.index(inode.clone());
+        self.marks.changed(id);
         inode
     }
 
@@ -618,6 +700,7 @@ impl Inodes {
             };
             drop(old);
         }
+        self.marks.changed_all();
     }
 
     /// Takes the contents of tables made by [`Inodes::sibling`] over in place of
@@ -632,6 +715,7 @@ impl Inodes {
             drop(old);
         }
         self.set_next(other.next());
+        self.marks.changed_all();
     }
 
     /// How many there are, with the root.
@@ -649,6 +733,11 @@ impl Inodes {
     /// of inodes stops nobody for long.
     pub fn shard(&self, shard: usize) -> Vec<Arc<Inode>> {
         read(&self.ids[shard]).iter().cloned().collect()
+    }
+
+    /// The nodeids of [`Inodes::shard`], in no order.
+    pub(super) fn ids_in(&self, shard: usize, ids: &mut Vec<u64>) {
+        ids.extend(read(&self.ids[shard]).iter().map(|inode| inode.id.0));
     }
 
     /// The number that the next new inode gets.
@@ -695,7 +784,7 @@ mod tests {
                 dev: 2,
                 ino,
             },
-            place: Place::Fd(File::open("/").unwrap().into()),
+            place: Place::Fd(OwnedFd::from(File::open("/").unwrap()).into()),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::fs::Statx;
 
 use super::handle_bytes::{FileHandle, MountKnown, MountRef, Mounts};
-use super::inode::{Inode, NewInode, Numbers, Place};
+use super::inode::{Inode, NewInode, Numbers, PathFd, Place};
 use super::{sys, Passthrough};
 use crate::abi;
 use crate::errno::{Errno, FsResult};
@@ -100,14 +100,14 @@ impl Holding {
         let (numbers, kind) = (numbers_of(stx), kind_of(stx));
         let place = match self.handle_of(object.fd(), numbers, kind)? {
             Some((mount, handle)) => Place::Handle { mount, handle },
-            None => Place::Fd(match object {
+            None => Place::Fd(PathFd::from(match object {
                 Object::Path(fd) => fd,
                 Object::Open(fd) => {
                     let name = sys::FdName::new(fd.as_raw_fd());
                     let proc_self_fd = self.proc_self_fd.as_fd();
                     sys::openat(proc_self_fd, name.as_c_str(), libc::O_PATH, 0)?
                 }
-            }),
+            })),
         };
         Ok(NewInode {
             kind,

@@ -9,6 +9,7 @@
 //!   security labels of what is made.
 //! - `budget`, `kept_fds`: descriptors, how many and which.
 //! - `locks`: the guest's locks, on the host.
+//! - `marks`: what has changed since a crossing last looked.
 //! - `creds`: acting as the guest's user. `sys`: bare system calls.
 //!
 //! Nothing is ever found by a path: each step is one component, opened in a
@@ -32,6 +33,7 @@ mod label;
 mod links;
 mod locks;
 mod lookup;
+mod marks;
 pub mod names;
 mod ops;
 mod sys;
@@ -172,6 +174,7 @@ impl Passthrough {
             .as_ref()
             .and_then(xattr::remapped_capability);
         let proc_self_fd = Arc::new(proc_self_fd);
+        let inodes = Arc::new(Inodes::new(root));
         let holding = lookup::Holding {
             use_handles: root_mount.is_some(),
             mandatory: config.inode_file_handles == InodeFileHandles::Mandatory,
@@ -188,8 +191,8 @@ impl Passthrough {
             told_of_ids: AtomicBool::new(false),
             use_handles: root_mount.is_some(),
             root_mount,
-            inodes: Arc::new(Inodes::new(root)),
-            names: Arc::new(Names::new()),
+            names: Arc::new(Names::marking(inodes.marks().clone())),
+            inodes,
             handles: Arc::new(Handles::new()),
             mounts,
             proc_self_fd,
@@ -210,7 +213,7 @@ impl Passthrough {
                 dev: sys::dev_of(&stx),
                 ino: stx.stx_ino,
             },
-            place: Place::Fd(root.try_clone_to_owned().map_err(Errno::from)?),
+            place: Place::Fd(root.try_clone_to_owned().map_err(Errno::from)?.into()),
         })
     }
 

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use super::inode::{shard_of, Inode, Inodes, NumberMap, SHARDS};
 use super::links::LinkRef;
+use super::marks::Marks;
 use crate::types::NodeId;
 
 /// Locks for names; a power of two, well above the number of threads.
@@ -60,6 +61,7 @@ pub struct Names {
     generation: AtomicU64,
     tracking: AtomicBool,
     changed: Mutex<HashSet<NodeId>>,
+    marks: Arc<Marks>,
     // Of those, the ones that have lost their last known name.
     orphans: Mutex<HashSet<NodeId>>,
 }
@@ -77,7 +79,13 @@ impl Default for Names {
 impl Names {
     /// No names.
     pub fn new() -> Names {
+        Names::marking(Arc::default())
+    }
+
+    /// No names, of inodes whose changes leave `marks`.
+    pub(super) fn marking(marks: Arc<Marks>) -> Names {
         Names {
+            marks,
             stripes: (0..STRIPES).map(|_| RwLock::default()).collect(),
             dentries: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
@@ -235,24 +243,30 @@ impl Names {
         alive
     }
 
-    /// Notes that `node` has no name.
-    pub fn note_orphan(&self, node: NodeId) {
-        self.note(node);
+    /// Notes that `inode` has no name.
+    pub fn note_orphan(&self, inode: &Inode) {
+        self.note(inode);
         if self.tracking.load(Ordering::Acquire) {
-            lock(&self.orphans).insert(node);
+            lock(&self.orphans).insert(inode.id());
         }
     }
 
-    fn note_removal(&self, node: NodeId, last: bool) {
+    fn note_removal(&self, inode: &Inode, last: bool) {
         match last {
-            true => self.note_orphan(node),
-            false => self.note(node),
+            true => self.note_orphan(inode),
+            false => self.note(inode),
         }
     }
 
-    /// Notes a change of `node`.
-    pub fn note(&self, node: NodeId) {
+    /// Notes a change of `inode`: to be called behind it.
+    pub fn note(&self, inode: &Inode) {
+        let node = inode.id();
         self.generation.fetch_add(1, Ordering::AcqRel);
+        self.marks.changed(node);
+        if inode.lookups() == 0 {
+            // What lies in it says a path that has its name.
+            self.marks.changed_above(node);
+        }
         if self.tracking.load(Ordering::Acquire) {
             let mut changed = lock(&self.changed);
             // Asked again under the lock: nothing is noted after the end.
@@ -310,7 +324,7 @@ impl Names {
         for parent in lost {
             self.unpin(inodes, parent);
         }
-        self.note(child.id());
+        self.note(child);
     }
 
     /// `name` in `parent` is no more.
@@ -332,7 +346,7 @@ impl Names {
         };
         if let Some(last) = had {
             self.unpin(inodes, parent);
-            self.note_removal(node, last);
+            self.note_removal(&inode, last);
         }
     }
 
@@ -355,7 +369,7 @@ impl Names {
             (Some(moved), Some(there)) if Arc::ptr_eq(&moved, &there) => {}
             (Some(moved), _) => {
                 self.relink(inodes, &moved, old, new_parent, new_name, true);
-                self.note(moved.id());
+                self.note(&moved);
             }
             (None, _) => self.remove(inodes, new.0, new.1),
         }
@@ -387,7 +401,7 @@ impl Names {
             self.relink(inodes, inode, b, a_parent, a_name, false);
         }
         for inode in [was_a, was_b].into_iter().flatten() {
-            self.note(inode.id());
+            self.note(&inode);
         }
     }
 
@@ -451,7 +465,7 @@ impl Names {
         };
         if let Some(last) = had {
             self.unpin(inodes, parent);
-            self.note_removal(before, last);
+            self.note_removal(&inode, last);
         }
     }
 
@@ -483,22 +497,25 @@ impl Names {
     /// FORGET: gives lookups back, and takes the inode out of the tables when
     /// nothing holds it any more. Whether the guest does not know it any more.
     pub fn forget(&self, inodes: &Inodes, node: NodeId, count: u64) -> bool {
-        let Some(inode) = inodes.get_or_pinned(node) else {
-            return true;
-        };
+        match inodes.get_or_pinned(node) {
+            Some(inode) => self.release(inodes, inode, count),
+            None => true,
+        }
+    }
+
+    /// As [`Names::forget`], for an inode in hand.
+    pub fn release(&self, inodes: &Inodes, inode: Arc<Inode>, count: u64) -> bool {
         let died = inode.release(count);
         let gone = inode.lookups() == 0;
+        self.marks.changed(inode.id());
+        if gone {
+            // What lies in it says a path from above it from now on.
+            self.marks.changed_above(inode.id());
+        }
         if died {
             self.bury(inodes, inode);
         }
         gone
-    }
-
-    /// As [`Names::forget`], for an inode in hand.
-    pub fn release(&self, inodes: &Inodes, inode: Arc<Inode>, count: u64) {
-        if inode.release(count) {
-            self.bury(inodes, inode);
-        }
     }
 
     /// Takes the dead inode out of the tables, and the directories above that
@@ -530,7 +547,7 @@ impl Names {
                     dead.push(parent);
                 }
             }
-            self.note(inode.id());
+            self.note(&inode);
             // Here `inode`'s descriptor is closed, under no lock.
         }
     }

@@ -20,7 +20,7 @@ fn made_up(kind: u32, ino: u64) -> NewInode {
             dev: 1,
             ino,
         },
-        place: Place::Fd(File::open("/").unwrap().into()),
+        place: Place::Fd(std::os::fd::OwnedFd::from(File::open("/").unwrap()).into()),
     }
 }
 
@@ -299,7 +299,9 @@ fn threads_that_rename_look_up_and_forget_leave_no_trace() {
                     let name = [b'a' + (i % 5) as u8];
                     let links = 1 + (i % 2) as u32;
                     let (inode, _) = t.inodes.publish(NewInode {
-                        place: Place::Fd(File::open("/").unwrap().into()),
+                        place: Place::Fd(
+                            std::os::fd::OwnedFd::from(File::open("/").unwrap()).into(),
+                        ),
                         ..made_up(libc::S_IFREG, 100 + (i % 6) as u64)
                     });
                     {

@@ -3,16 +3,18 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use ferryfs_state::packed::{PackedFs, PackedState};
+use ferryfs_state::pieces::{write_pieces, Piece};
 use ferryfs_state::{
-    error_line, read_packed, FsState, Limits, Registry, Remap, Request, Session, State, StateError,
-    StateWriter, WriteOptions, WriterInfo,
+    error_line, read_packed, Format, FsState, Limits, Registry, Remap, Request, Session, State,
+    StateError, StateWriter, WriteOptions, WriterInfo,
 };
 
 use super::{init, Server};
 use crate::abi::init_flag_names;
-use crate::migrate::MigrateFs;
+use crate::migrate::{Collected, MigrateFs};
 use crate::parallel::drop_later;
 use crate::service::{Crossing, CrossingError, LoadReport, SaveReport, StandingRequest};
 
@@ -58,6 +60,11 @@ impl CrossingConfig {
 }
 
 impl CrossingConfig {
+    /// The format in which states can be encoded before they are written.
+    fn ahead(&self) -> Option<&Arc<dyn Format>> {
+        self.format.ahead(&self.options)
+    }
+
     /// Looks for what a state has at the old paths at the new ones, one mapping after the
     /// other.
     #[must_use]
@@ -107,9 +114,17 @@ impl<F: MigrateFs> Server<F> {
             CrossingError::Collect("this server was built with no state format".into())
         })?;
         let session = self.session();
-        let mut fs = self.fs.collect().map_err(CrossingError::Collect)?;
+        let collected = match config.ahead() {
+            Some(format) => self.fs.collect_in(format),
+            None => self.fs.collect().map(Collected::Whole),
+        };
+        let (mut fs, mut pieces) = match collected.map_err(CrossingError::Collect)? {
+            Collected::Whole(fs) => (fs, None),
+            Collected::Pieces { rest, pieces } => (rest, Some(pieces)),
+        };
         if session.is_none() {
             // Nobody holds the root either; the counters are all there is to say.
+            pieces = None;
             fs = FsState {
                 next_inode: fs.next_inode,
                 next_handle: fs.next_handle,
@@ -120,26 +135,49 @@ impl<F: MigrateFs> Server<F> {
             .iter()
             .map(|&StandingRequest { queue, head }| Request { queue, head })
             .collect();
+        let inodes = match &pieces {
+            Some(pieces) => pieces.iter().map(Piece::inodes).sum(),
+            None => fs.inodes.len() as u64,
+        };
+        let handles = fs.handles.len() as u64;
         let state = State { session, fs };
         // Before whoever reads the stream can have all of it.
         self.fs.let_go();
-        let (bytes, losses) = config
-            .format
-            .write_with(&state, &config.writer, &config.options, out)
-            .map_err(CrossingError::Write)
-            .inspect_err(|_| self.fs.take_back())?;
-        for loss in losses.iter() {
-            let target = config.options.target(&config.format);
-            log::warn!("left out of {target}: {loss}");
+        let bytes = match (pieces, config.ahead()) {
+            (Some(pieces), Some(format)) => {
+                let forced = config.options.forced;
+                write_pieces(state, &pieces, &**format, &config.writer, forced, out)
+            }
+            _ => self.write_whole(config, state, out),
         }
-        let inodes = state.fs.inodes.len();
-        let handles = state.fs.handles.len() as u64;
-        drop_later(inodes, state);
+        .map_err(CrossingError::Write)
+        .inspect_err(|_| self.fs.take_back())?;
         Ok(SaveReport {
-            inodes: inodes as u64,
+            inodes,
             handles,
             bytes,
         })
+    }
+
+    /// Writes a state that is there as a whole. Answers the stream's length in bytes.
+    fn write_whole(
+        &self,
+        config: &CrossingConfig,
+        state: State,
+        out: &mut dyn Write,
+    ) -> Result<u64, StateError> {
+        let CrossingConfig {
+            format,
+            writer,
+            options,
+            ..
+        } = config;
+        let (bytes, losses) = format.write_with(&state, writer, options, out)?;
+        for loss in losses.iter() {
+            log::warn!("left out of {}: {loss}", options.target(format));
+        }
+        drop_later(state.fs.inodes.len(), state);
+        Ok(bytes)
     }
 
     /// Takes over a state that comes from elsewhere than the device's channel, as
@@ -203,7 +241,11 @@ impl<F: MigrateFs> Server<F> {
 
 impl<F: MigrateFs> Crossing for Server<F> {
     fn begin_precopy(&self) {
-        self.fs.begin_precopy();
+        let config = self.config.crossing.as_ref();
+        match config.and_then(CrossingConfig::ahead) {
+            Some(format) => self.fs.begin_precopy_in(format),
+            None => self.fs.begin_precopy(),
+        }
     }
 
     fn cancel_precopy(&self) {

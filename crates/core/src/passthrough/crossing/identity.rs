@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use ferryfs_state::packed::{
     IdentityRef, MarkRef, PackedFs, PackedIdentities, Place as PackedPlace,
@@ -89,19 +89,35 @@ fn mark_of(fd: BorrowedFd<'_>, stx: &Statx) -> Mark {
 }
 
 /// The mark of an inode by what is known of it: its handle, or its number and when it was
-/// `born`, which is asked for only where that is not known. `None` for a lost one.
-pub(super) fn known_mark(inode: &Inode, born: Option<Option<i64>>) -> Option<Mark> {
+/// born. `None` for a lost one.
+pub(super) fn known_mark(inode: &Inode) -> Option<Mark> {
     match inode.place() {
         Place::Handle { handle, .. } => Some(handle_mark(handle)),
         Place::Fd(fd) => Some(Mark::Numbers {
             ino: inode.numbers().ino,
-            born: born.unwrap_or_else(|| {
-                let stx = sys::statx_born(fd.as_fd());
-                stx.ok().as_ref().and_then(sys::born_of)
-            }),
+            born: fd.born(),
         }),
         Place::Lost(_) => None,
     }
+}
+
+/// The mark of the share's root, by what it takes to tell it: once for a state.
+///
+/// # Errors
+/// What looking at it gives.
+pub(super) fn root_mark(root: &Inode) -> FsResult<Mark> {
+    let fd = root.fd()?;
+    let stx = sys::statx_born(fd.as_fd())?;
+    Ok(mark_of(fd.as_fd(), &stx))
+}
+
+/// The file system that `inode` lies on, as a stream has it, without a number.
+///
+/// # Errors
+/// What `statfs` gives.
+pub(super) fn file_system_of(inode: &Inode, boot: Option<[u8; 16]>) -> FsResult<FileSystem> {
+    let fd = inode.fd()?;
+    describe(fd.as_fd(), inode.numbers().dev, boot)
 }
 
 /// The identities of a state being collected.
@@ -121,39 +137,6 @@ impl Collector {
             file_systems: Vec::new(),
             identities: Vec::new(),
         }
-    }
-
-    /// Adds the root's, by what it takes to tell it: once for a state.
-    pub(super) fn add_root(&mut self, root: &Inode) {
-        let mark = root.fd().and_then(|fd| {
-            let stx = sys::statx_born(fd.as_fd())?;
-            Ok(mark_of(fd.as_fd(), &stx))
-        });
-        match mark {
-            Ok(mark) => self.add(root, mark),
-            Err(e) => log::warn!("the share's root crosses without its identity: {e}"),
-        }
-    }
-
-    /// Adds that of an inode by what is known of it; see [`known_mark`].
-    pub(super) fn add_known(&mut self, inode: &Inode, born: Option<Option<i64>>) {
-        if let Some(mark) = known_mark(inode, born) {
-            self.add(inode, mark);
-        }
-    }
-
-    /// Adds `identities`, whose file systems are positions in `devices`: of each, an inode
-    /// that lies on it.
-    pub(super) fn add_all(&mut self, identities: Vec<Identity>, devices: &[Arc<Inode>]) {
-        let numbers: Vec<Option<u32>> = devices.iter().map(|inode| self.number(inode)).collect();
-        self.identities
-            .extend(identities.into_iter().filter_map(|identity| {
-                let number = *numbers.get(identity.file_system as usize)?;
-                Some(Identity {
-                    file_system: number?,
-                    ..identity
-                })
-            }));
     }
 
     /// Adds one as another state had it.
@@ -189,14 +172,12 @@ impl Collector {
 
     /// The number of the file system that an inode lies on; `None` for one that cannot be
     /// described.
-    fn number(&mut self, inode: &Inode) -> Option<u32> {
+    pub(super) fn number(&mut self, inode: &Inode) -> Option<u32> {
         let device = inode.numbers().dev;
         if let Some(known) = self.numbers.get(&device) {
             return *known;
         }
-        let described = inode
-            .fd()
-            .and_then(|fd| describe(fd.as_fd(), device, self.boot));
+        let described = file_system_of(inode, self.boot);
         let number = described.ok().map(|mut described| {
             described.id = self.file_systems.len() as u32;
             self.file_systems.push(described);
@@ -204,16 +185,6 @@ impl Collector {
         });
         self.numbers.insert(device, number);
         number
-    }
-
-    fn add(&mut self, inode: &Inode, mark: Mark) {
-        if let Some(file_system) = self.number(inode) {
-            self.identities.push(Identity {
-                inode: inode.id().0,
-                file_system,
-                mark,
-            });
-        }
     }
 }
 

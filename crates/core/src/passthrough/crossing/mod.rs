@@ -3,15 +3,19 @@
 //! On the source, precopy checks in the background that each remembered name
 //! ([`super::names`]) still leads to its inode; the guest's own changes are in the
 //! names already, so what is left for the time when the device is stopped is what
-//! third parties have renamed, and what changed since. What has no name any more goes
+//! third parties have renamed, and what changed since; and most of the state has been
+//! encoded by then ([`ahead`]). What has no name any more goes
 //! along with its contents ([`ghost`]). On the destination, a plan
 //! is a second set of tables beside the live ones, and what has a name there must be
 //! what had it at the source ([`identity`]).
 
+mod ahead;
 mod collect;
+mod describe;
 mod ghost;
 mod identity;
 mod lazy;
+mod mounts;
 mod precopy;
 mod relocate;
 mod restore;
@@ -23,13 +27,13 @@ mod tests;
 use std::sync::Arc;
 
 use ferryfs_state::packed::PackedFs;
-use ferryfs_state::FsState;
+use ferryfs_state::{Format, FsState};
 
 use super::config::MigrationOnError;
 use super::inode::{Inode, Inodes, SHARDS};
 use super::Passthrough;
 use crate::errno::Errno;
-use crate::migrate::MigrateFs;
+use crate::migrate::{Collected, MigrateFs};
 
 pub(super) use ghost::Ghosts;
 pub use ghost::DEFAULT_LIMIT;
@@ -70,7 +74,11 @@ impl MigrateFs for Passthrough {
     type Plan = Plan;
 
     fn begin_precopy(&self) {
-        self.start_precopy();
+        self.start_precopy(None);
+    }
+
+    fn begin_precopy_in(&self, format: &Arc<dyn Format>) {
+        self.start_precopy(Some(format));
     }
 
     fn cancel_precopy(&self) {
@@ -87,6 +95,13 @@ impl MigrateFs for Passthrough {
     fn collect(&self) -> Result<FsState, String> {
         let collected = self.collect_state();
         self.ghosts.watch.end();
+        collected
+    }
+
+    fn collect_in(&self, format: &Arc<dyn Format>) -> Result<Collected, String> {
+        let collected = self.collect_pieces(format);
+        self.ghosts.watch.end();
+        self.inodes.marks().end();
         collected
     }
 

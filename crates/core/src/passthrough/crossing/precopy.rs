@@ -1,8 +1,9 @@
 //! The background work of a crossing being prepared.
 //!
-//! One thread: first it looks at all names, then, as long as the guest goes on, it keeps
-//! copies of what has no name any more, and now and then looks at all names again, since
-//! others may have renamed meanwhile.
+//! One thread: first it looks at all names and encodes all inodes ([`super::ahead`]); then,
+//! as long as the guest goes on, it keeps copies of what has no name any more, encodes what
+//! has changed, and now and then looks at all names again, since others may have renamed
+//! meanwhile. By file handle there are no names to look at.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,41 +12,76 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ferryfs_state::pieces::BLOCK_SHIFT;
+use ferryfs_state::Format;
+
 use super::super::config::MigrationMode;
 use super::super::handle::Handles;
 use super::super::inode::{Inode, Inodes};
 use super::super::names::Names;
 use super::super::Passthrough;
+use super::ahead::Ahead;
+use super::describe::Describer;
 use super::everything;
 use super::ghost::gather::{is_unlinked, Candidate, Gathered, Gatherer, TooMuch};
 use super::ghost::Ghosts;
-use super::verify::{self, Verdict};
+use super::verify::{self, Suspects};
 use crate::parallel::drop_later;
 use crate::types::NodeId;
 
 /// Between two looks at what has no name.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Of its time, the part that the thread spends on looking at names again.
+/// Of its time, the part that the thread spends on looking at names again, and the part
+/// that it spends on encoding again.
 const SHARE_OF_TIME: u32 = 10;
+
+/// Before the first look at what requests change. Whoever has begun with a request before
+/// marks were switched on, and leaves none, has shown its changes by then.
+const SETTLE: Duration = Duration::from_millis(2);
 
 /// Between two looks at all names, at least.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 
 /// The background work; none most of the time.
 #[derive(Default)]
-pub(in super::super) struct Precopy(Mutex<Option<Run>>);
+pub(in super::super) struct Precopy {
+    run: Mutex<Option<Run>>,
+    /// Where not 0: inodes are encoded in blocks of `1 << (this - 1)` ids.
+    #[cfg(test)]
+    pub(super) blocks: std::sync::atomic::AtomicU32,
+    /// How many ranges were encoded after the last stop.
+    #[cfg(test)]
+    pub(super) late: std::sync::atomic::AtomicUsize,
+}
 
 #[cfg(test)]
 impl Precopy {
     pub(super) fn is_running(&self) -> bool {
-        lock(&self.0).is_some()
+        lock(&self.run).is_some()
+    }
+
+    /// Waits until everything has been encoded once more, as long as precopy runs.
+    pub(super) fn encoded(&self) {
+        let run = lock(&self.run);
+        let Some(run) = &*run else { return };
+        let shared = &run.shared;
+        let rounds = || shared.rounds.load(Ordering::SeqCst);
+        // One may be under way.
+        let wanted = rounds() + 2;
+        while rounds() < wanted && !run.thread.is_finished() {
+            shared.hurry.store(true, Ordering::SeqCst);
+            let _awake = lock(&shared.too_much);
+            shared.wake.notify_all();
+            drop(_awake);
+            std::thread::sleep(Duration::from_micros(50));
+        }
     }
 }
 
 struct Run {
     shared: Arc<Shared>,
-    thread: JoinHandle<(Verdict, Gathered)>,
+    thread: JoinHandle<Found>,
 }
 
 /// What the thread and who ends it have in common.
@@ -59,21 +95,33 @@ struct Shared {
     too_much: Mutex<Option<TooMuch>>,
     /// Goes with `too_much`: `ending` has been set.
     wake: Condvar,
+    /// How often all that had changed has been encoded.
+    #[cfg(test)]
+    rounds: std::sync::atomic::AtomicU64,
+    /// No pauses are made.
+    #[cfg(test)]
+    hurry: AtomicBool,
 }
 
 /// What precopy has found.
 pub(super) struct Found {
     /// What the look at all names told.
-    pub(super) verdict: Verdict,
+    pub(super) suspects: Suspects,
     /// Inodes that are new or have other names since they were looked at.
     pub(super) changed: HashSet<NodeId>,
     /// What has been copied.
     pub(super) gathered: Gathered,
+    /// What has been encoded.
+    pub(super) ahead: Option<Ahead>,
 }
 
 /// What the thread works with.
 struct Worker {
     shared: Arc<Shared>,
+    mode: MigrationMode,
+    ahead: Option<Ahead>,
+    /// Whether there are inodes that have not been located.
+    any_unlocated: Box<dyn Fn() -> bool + Send>,
     inodes: Arc<Inodes>,
     names: Arc<Names>,
     handles: Arc<Handles>,
@@ -101,8 +149,20 @@ impl Shared {
         self.wake.notify_all();
     }
 
+    /// Whether a test is waiting.
+    fn is_hurried(&self) -> bool {
+        #[cfg(test)]
+        return self.hurry.swap(false, Ordering::SeqCst);
+        #[cfg(not(test))]
+        false
+    }
+
     fn pause(&self) {
         let too_much = lock(&self.too_much);
+        #[cfg(test)]
+        if self.hurry.load(Ordering::SeqCst) {
+            return;
+        }
         if !self.is_ending() {
             let _ = self.wake.wait_timeout(too_much, PAUSE);
         }
@@ -110,51 +170,96 @@ impl Shared {
 }
 
 impl Worker {
-    fn run(self) -> (Verdict, Gathered) {
+    fn run(mut self) -> Found {
+        let by_name = self.mode == MigrationMode::FindPaths;
+        std::thread::sleep(SETTLE);
         // The first look is finished even when the device has been stopped meanwhile.
         let begun = Instant::now();
-        let mut verdict = self.look(&self.shared.cancelled);
+        let mut suspects = match by_name {
+            true => self.look(&self.shared.cancelled),
+            false => Suspects::new(),
+        };
         let mut took = begun.elapsed();
-        let mut unlinked = self.unlinked(&verdict);
+        let mut unlinked = self.unlinked(&suspects);
         let mut gathered = Gathered::default();
         let mut looked = Instant::now();
+        let mut encoding = self.encode();
+        let mut encoded = Instant::now();
         while !self.shared.is_ending() {
-            self.gather(&mut gathered, &unlinked);
+            if by_name {
+                self.gather(&mut gathered, &unlinked);
+            }
             self.shared.pause();
-            if looked.elapsed() < BETWEEN_LOOKS.max(took * (SHARE_OF_TIME - 1)) {
+            if self.shared.is_hurried() || encoded.elapsed() >= encoding * (SHARE_OF_TIME - 1) {
+                encoding = self.encode();
+                encoded = Instant::now();
+            }
+            if !by_name || looked.elapsed() < BETWEEN_LOOKS.max(took * (SHARE_OF_TIME - 1)) {
                 continue;
             }
             let begun = Instant::now();
             let again = self.look(&self.shared.ending);
             if self.shared.is_ending() {
                 // What there is of it counts as well.
-                verdict.suspects.extend(again.suspects);
+                suspects.extend(again);
                 break;
             }
-            verdict = again;
-            unlinked = self.unlinked(&verdict);
+            suspects = again;
+            unlinked = self.unlinked(&suspects);
             (took, looked) = (begun.elapsed(), Instant::now());
         }
-        (verdict, gathered)
+        Found {
+            suspects,
+            changed: HashSet::new(),
+            gathered,
+            ahead: self.ahead,
+        }
+    }
+
+    /// Encodes what has changed since the last time; answers how long it took.
+    fn encode(&mut self) -> Duration {
+        let begun = Instant::now();
+        let Some(ahead) = &mut self.ahead else {
+            return Duration::ZERO;
+        };
+        if self.shared.is_ending() || (self.any_unlocated)() {
+            // What has not been located is in no table.
+            return Duration::ZERO;
+        }
+        let taken = self.inodes.marks().take();
+        let nowhere = HashSet::new();
+        let describer = Describer {
+            inodes: &self.inodes,
+            names: &self.names,
+            mode: self.mode,
+            lost: &nowhere,
+        };
+        let made = ahead.keep_up(&describer, &taken, &|| !self.shared.is_ending());
+        let took = begun.elapsed();
+        if made > 0 {
+            log::debug!("precopy: encoded {made} ranges of inodes in {took:?}");
+        }
+        #[cfg(test)]
+        self.shared.rounds.fetch_add(1, Ordering::SeqCst);
+        took
     }
 
     /// Looks at all names.
-    fn look(&self, stop: &AtomicBool) -> Verdict {
+    fn look(&self, stop: &AtomicBool) -> Suspects {
         let nodes = everything(&self.inodes);
-        let verdict = verify::verify(&self.inodes, &self.names, &nodes, stop);
+        let suspects = verify::verify(&self.inodes, &self.names, &nodes, stop);
         log::debug!(
             "precopy: looked at {} inodes; {} are not where they were",
             nodes.len(),
-            verdict.suspects.len()
+            suspects.len()
         );
         drop_later(nodes.len(), nodes);
-        verdict
+        suspects
     }
 
     /// Of those that are not where they were, what is unlinked: it stays so.
-    fn unlinked(&self, verdict: &Verdict) -> Vec<Arc<Inode>> {
-        verdict
-            .suspects
+    fn unlinked(&self, suspects: &Suspects) -> Vec<Arc<Inode>> {
+        suspects
             .iter()
             .take_while(|_| !self.shared.is_ending())
             .filter_map(|node| self.inodes.get(*node))
@@ -223,19 +328,31 @@ pub(super) fn candidates(
 }
 
 impl Passthrough {
-    pub(super) fn start_precopy(&self) {
-        let mut run = lock(&self.precopy.0);
-        if run.is_some() || self.config.migration_mode != MigrationMode::FindPaths {
+    /// Starts the background work, if it is not under way: also to encode inodes in
+    /// `format`, if there is one.
+    pub(super) fn start_precopy(&self, format: Option<&Arc<dyn Format>>) {
+        let mut run = lock(&self.precopy.run);
+        let mode = self.config.migration_mode;
+        if run.is_some() || (mode != MigrationMode::FindPaths && format.is_none()) {
             return;
         }
         let Ok(root) = self.inode(NodeId::ROOT) else {
             return;
         };
         // First the tracking: what changes from here on is looked at again.
-        self.names.track(true);
+        if mode == MigrationMode::FindPaths {
+            self.names.track(true);
+        }
+        let ahead = format.map(|format| self.nothing_ahead(format));
+        if ahead.is_some() {
+            self.inodes.marks().begin(self.block_shift());
+        }
         let shared = Arc::new(Shared::default());
         let worker = Worker {
             shared: shared.clone(),
+            mode,
+            ahead,
+            any_unlocated: Box::new(self.unlocated.asker()),
             inodes: self.inodes.clone(),
             names: self.names.clone(),
             handles: self.handles.clone(),
@@ -254,14 +371,28 @@ impl Passthrough {
                 // Everything is looked at when the state is saved, then.
                 log::warn!("failed to start a precopy thread: {e}; downtime will be longer");
                 self.names.track(false);
+                self.inodes.marks().end();
             }
         }
     }
 
-    /// Ends the background work and answers what it found: `None` where there
-    /// was none, or it did not get through to its end.
+    /// No inodes encoded in `format`.
+    pub(super) fn nothing_ahead(&self, format: &Arc<dyn Format>) -> Ahead {
+        Ahead::new(format.clone(), self.block_shift(), self.config.boot_id)
+    }
+
+    fn block_shift(&self) -> u32 {
+        #[cfg(test)]
+        if let Some(shift) = self.precopy.blocks.load(Ordering::SeqCst).checked_sub(1) {
+            return shift;
+        }
+        BLOCK_SHIFT
+    }
+
+    /// Ends the background work and answers what it found: `None` where there was none, or
+    /// it did not get through to its end. If it is to `finish`, marks are still left.
     pub(super) fn stop_precopy(&self, finish: bool) -> Option<Found> {
-        let run = lock(&self.precopy.0).take()?;
+        let run = lock(&self.precopy.run).take()?;
         if !finish {
             run.shared.cancelled.store(true, Ordering::Relaxed);
         }
@@ -271,17 +402,14 @@ impl Passthrough {
         self.names.track(false);
         if !finish {
             self.ghosts.watch.end();
+            self.inodes.marks().end();
         }
-        found.ok().map(|(verdict, gathered)| Found {
-            verdict,
-            changed,
-            gathered,
-        })
+        found.ok().map(|found| Found { changed, ..found })
     }
 
     /// What precopy knows already that the state cannot be saved for, looked at again.
     pub(super) fn known_to_be_too_much(&self) -> Option<TooMuch> {
-        let known = match &*lock(&self.precopy.0) {
+        let known = match &*lock(&self.precopy.run) {
             Some(run) => lock(&run.shared.too_much).is_some(),
             None => false,
         };

@@ -6,9 +6,16 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
+use ferryfs_format_postcard::Postcard;
+use ferryfs_state::pieces::write_pieces;
 use ferryfs_state::validate::validate;
-use ferryfs_state::{FsState, Limits, Location, Session, State};
+use ferryfs_state::{
+    read_state, write_state, Format, FsState, Limits, Location, Registry, Session, State,
+    WriterInfo,
+};
 
 use super::super::config::{Config, InodeFileHandles, MigrationMode, MigrationOnError, Restore};
 use super::super::Passthrough;
@@ -17,7 +24,7 @@ use crate::buffer::BufIo;
 use crate::errno::{Errno, FsResult};
 use crate::fs::{Context, Entry, FileSystem, InitOffer, ReadArgs, WriteArgs};
 use crate::io::RequestIo;
-use crate::migrate::MigrateFs;
+use crate::migrate::{Collected, MigrateFs};
 use crate::types::{HandleId, Name, NodeId};
 
 const CTX: Context<'static> = Context {
@@ -139,6 +146,44 @@ fn check(state: &FsState) {
         fs: state.clone(),
     };
     validate(&state, &Limits::default()).unwrap();
+}
+
+fn format() -> Arc<dyn Format> {
+    Arc::new(Postcard)
+}
+
+/// Begins precopy, and has inodes encoded in blocks of `1 << shift` ids: all that there
+/// are, when this returns.
+fn encode_ahead(fs: &Passthrough, shift: u32) {
+    fs.precopy.blocks.store(shift + 1, Ordering::SeqCst);
+    fs.begin_precopy_in(&format());
+    fs.precopy.encoded();
+}
+
+/// The stream of what has been collected.
+fn written(collected: Collected) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let writer = WriterInfo::new("test", "0");
+    let session = Some(session());
+    match collected {
+        Collected::Whole(fs) => {
+            let state = State { session, fs };
+            write_state(&state, &Postcard, &writer, &mut bytes)
+        }
+        Collected::Pieces { rest: fs, pieces } => {
+            let state = State { session, fs };
+            write_pieces(state, &pieces, &Postcard, &writer, None, &mut bytes)
+        }
+    }
+    .unwrap();
+    bytes
+}
+
+/// As it comes out of a stream at the other end.
+fn received(bytes: Vec<u8>) -> FsState {
+    let registry = Registry::new().with(Postcard);
+    let (_, state) = read_state(&mut &bytes[..], &registry, &Limits::default()).unwrap();
+    state.fs
 }
 
 fn restore(fs: &Passthrough, state: FsState, flags: u64) -> Result<u64, String> {
@@ -504,6 +549,7 @@ fn collecting_and_restoring_leaks_no_descriptor() {
     assert_eq!(open_here(), before);
 }
 
+mod ahead;
 mod escapes;
 mod features;
 mod ghosts;

@@ -1,6 +1,6 @@
 //! Does the remembered name of an inode still lead to it? One system call each.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -68,14 +68,8 @@ fn look(dir: BorrowedFd<'_>, name: &[u8], inode: &Inode) -> FsResult<Seen> {
     }
 }
 
-/// What a look at many names has told.
-#[derive(Default)]
-pub(super) struct Verdict {
-    /// Inodes whose name is unknown, no longer leads to them, or cannot be checked.
-    pub(super) suspects: HashSet<NodeId>,
-    /// When those that are held by descriptor came to be: what the look told anyway.
-    pub(super) born: HashMap<NodeId, Option<i64>>,
-}
+/// Inodes whose name is unknown, no longer leads to them, or cannot be checked.
+pub(super) type Suspects = HashSet<NodeId>;
 
 /// Inodes between two looks at whether to stop, where each costs next to nothing.
 const OFTEN: usize = 1024;
@@ -89,16 +83,13 @@ pub(super) fn verify(
     names: &Names,
     nodes: &[Arc<Inode>],
     stop: &AtomicBool,
-) -> Verdict {
-    let Verdict {
-        mut suspects,
-        mut born,
-    } = Verdict::default();
+) -> Suspects {
+    let mut suspects = Suspects::new();
     // Directory and position, all that it takes to put them in order.
     let mut named: Vec<(NodeId, usize)> = Vec::with_capacity(nodes.len());
     for (at, inode) in nodes.iter().enumerate() {
         if at % OFTEN == 0 && stop.load(Ordering::Relaxed) {
-            return Verdict { suspects, born };
+            return suspects;
         }
         if inode.id() == NodeId::ROOT || matches!(inode.place(), Place::Lost(_)) {
             continue;
@@ -118,7 +109,7 @@ pub(super) fn verify(
         let dir = parent.as_ref().and_then(|parent| parent.fd().ok());
         for &(_, at) in group {
             if stop.load(Ordering::Relaxed) {
-                return Verdict { suspects, born };
+                return suspects;
             }
             let inode = &nodes[at];
             // Renamed or removed by the guest since: that has been noted.
@@ -134,8 +125,9 @@ pub(super) fn verify(
                 .and_then(|dir| look(dir.as_fd(), &link.name, inode).ok())
                 .unwrap_or_default();
             if seen.is_it {
-                if matches!(inode.place(), Place::Fd(_)) {
-                    born.insert(inode.id(), seen.born);
+                // What the look told anyway.
+                if let Place::Fd(fd) = inode.place() {
+                    fd.set_born(seen.born);
                 }
             } else {
                 // Also where the guest has forgotten it: what lies in it is found by it.
@@ -143,5 +135,5 @@ pub(super) fn verify(
             }
         }
     }
-    Verdict { suspects, born }
+    suspects
 }

@@ -16,7 +16,7 @@
 
 pub(super) mod gather;
 pub(super) mod make;
-mod record;
+pub(super) mod record;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};

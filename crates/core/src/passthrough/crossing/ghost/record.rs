@@ -16,15 +16,16 @@ use crate::errno::FsResult;
 use crate::types::NodeId;
 
 impl Passthrough {
-    /// Puts what no name leads to into `state`, whose inodes are complete: with contents,
-    /// of which those in `gathered` need not be read again. What cannot go along is added
-    /// to `losses`.
+    /// Puts what no name leads to into `state`, of whose inodes `directories` are those
+    /// that something can be made in: with contents, of which those in `gathered` need not
+    /// be read again. What cannot go along is added to `losses`.
     ///
     /// # Errors
     /// More is open than may cross, and what cannot cross makes the crossing fail.
     pub(in super::super) fn add_ghosts(
         &self,
         state: &mut FsState,
+        directories: impl FnOnce(&FsState) -> HashSet<u64>,
         mut gathered: Gathered,
         losses: &mut Losses,
     ) -> Result<(), String> {
@@ -42,7 +43,10 @@ impl Passthrough {
         for (candidate, why) in &selection.left {
             losses.add(candidate.inode.id(), why, candidate.open);
         }
-        let directories = Directories::of(self, state);
+        let directories = Directories {
+            fs: self,
+            known: directories(state),
+        };
         for (inode, pieces) in selection.ghosts {
             let node = inode.id();
             let directory = directories.near(&inode, gatherer.components(&inode));
@@ -125,23 +129,21 @@ impl Passthrough {
     }
 }
 
-/// Directories of a state that something can be made in.
+/// Nodeids of the directories of a state that something can be made in.
+pub(in super::super) fn directories_of(state: &FsState) -> HashSet<u64> {
+    let directories = state.inodes.iter().filter(|record| {
+        record.kind == libc::S_IFDIR && !matches!(record.location, Location::Lost { .. })
+    });
+    directories.map(|record| record.id).collect()
+}
+
+/// The same, and what it takes to choose one.
 struct Directories<'a> {
     fs: &'a Passthrough,
     known: HashSet<u64>,
 }
 
-impl<'a> Directories<'a> {
-    fn of(fs: &'a Passthrough, state: &FsState) -> Directories<'a> {
-        let directories = state.inodes.iter().filter(|record| {
-            record.kind == libc::S_IFDIR && !matches!(record.location, Location::Lost { .. })
-        });
-        Directories {
-            fs,
-            known: directories.map(|record| record.id).collect(),
-        }
-    }
-
+impl Directories<'_> {
     /// A directory on the file system of `inode`: the deepest that there still is on the
     /// path that it had, else any. The root, where there is none.
     fn near(&self, inode: &Inode, path: Option<Vec<Vec<u8>>>) -> u64 {

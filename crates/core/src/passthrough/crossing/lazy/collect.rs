@@ -8,8 +8,8 @@ use ferryfs_state::{FsState, Inode as InodeRecord, Location};
 use serde_bytes::ByteBuf;
 
 use super::super::super::config::MigrationMode;
-use super::super::collect::MountTable;
 use super::super::identity::Collector;
+use super::super::mounts::MountTable;
 use super::{At, Locator};
 use crate::errno::Errno;
 use crate::types::NodeId;

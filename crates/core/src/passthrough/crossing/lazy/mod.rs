@@ -90,6 +90,12 @@ impl Unlocated {
         self.shared.any.load(Ordering::Acquire)
     }
 
+    /// Whoever asks later, from another thread, whether there is anything left.
+    pub(super) fn asker(&self) -> impl Fn() -> bool + Send + 'static {
+        let shared = self.shared.clone();
+        move || shared.any.load(Ordering::Acquire)
+    }
+
     pub(super) fn locator(&self) -> Option<Arc<Locator>> {
         if !self.any() {
             return None;

@@ -32,9 +32,10 @@ const CASES: u32 = 500;
 pub(super) enum Step {
     Guest(Deed),
     Host(Prank),
-    /// To another daemon: with what happens beside precopy, and what others do behind the
-    /// guest's back once it is stopped.
-    Cross(Vec<Step>, Vec<Prank>),
+    /// To another daemon: with what happens beside precopy, what others do behind the
+    /// guest's back once it is stopped, and in blocks of how many ids inodes are encoded
+    /// while the guest goes on, if at all.
+    Cross(Vec<Step>, Vec<Prank>, Option<u32>),
     /// Nearly.
     Cancel(Vec<Step>),
 }
@@ -118,11 +119,20 @@ fn beside() -> impl Strategy<Value = Vec<Step>> {
     vec(step, 0..6)
 }
 
+/// The smaller the blocks, the less is encoded again for the sake of a neighbour.
+fn blocks() -> impl Strategy<Value = Option<u32>> {
+    prop_oneof![
+        1 => Just(None),
+        2 => prop_oneof![Just(0), Just(2), Just(12)].prop_map(Some),
+    ]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         20 => deed().prop_map(Step::Guest),
         3 => prank().prop_map(Step::Host),
-        2 => (beside(), vec(prank(), 0..2)).prop_map(|(b, p)| Step::Cross(b, p)),
+        2 => (beside(), vec(prank(), 0..2), blocks())
+            .prop_map(|(b, p, a)| Step::Cross(b, p, a)),
         1 => beside().prop_map(Step::Cancel),
     ]
 }

@@ -166,12 +166,12 @@ impl Machine {
                 Ok(())
             }
             Step::Cancel(beside) => {
-                self.daemon.begin_precopy();
+                encode_ahead(&self.daemon, 0);
                 beside.iter().try_for_each(|step| self.step(step))?;
                 self.daemon.cancel_precopy();
                 self.compare("after a cancelled migration")
             }
-            Step::Cross(beside, behind) => self.cross(beside, behind),
+            Step::Cross(beside, behind, blocks) => self.cross(beside, behind, *blocks),
         }
     }
 
@@ -617,33 +617,42 @@ impl Machine {
         self.lost_a_name(id, false);
     }
 
-    fn cross(&mut self, beside: &[Step], behind: &[Prank]) -> Step_ {
-        self.note(format_args!("a crossing begins"));
-        self.daemon.begin_precopy();
-        for step in beside {
+    fn cross(&mut self, beside: &[Step], behind: &[Prank], blocks: Option<u32>) -> Step_ {
+        self.note(format_args!("a crossing begins, blocks: {blocks:?}"));
+        match blocks {
+            Some(shift) => encode_ahead(&self.daemon, shift),
+            None => self.daemon.begin_precopy(),
+        }
+        for (at, step) in beside.iter().enumerate() {
             match step {
                 // One at a time.
                 Step::Cross(..) | Step::Cancel(..) => {}
                 step => self.step(step)?,
+            }
+            if blocks.is_some() && at == beside.len() / 2 {
+                self.daemon.precopy.encoded();
             }
         }
         // What others did meanwhile shows at the end as far as it is looked at; the rest
         // shows at the destination.
         let meddled = beside.iter().any(|step| matches!(step, Step::Host(_)));
         self.behind = meddled || !behind.is_empty();
-        let state = match self.daemon.collect() {
-            Ok(state) => state,
+        let collected = match blocks {
+            Some(_) => self.daemon.collect_in(&format()),
+            None => self.daemon.collect().map(Collected::Whole),
+        };
+        let collected = match collected {
+            Ok(collected) => collected,
             Err(e) => {
                 must!(self.may_be_refused(), "refused by the source: {e}");
                 return self.compare("at the source, which has refused");
             }
         };
         self.note(format_args!("the device is stopped, the state collected"));
-        check(&state);
         for prank in behind {
             self.prank(prank);
         }
-        let bytes = through_a_stream(&state);
+        let bytes = received(written(collected));
         let other = daemon(self.share.path(), self.way.mode, self.way.held);
         match restore(&other, bytes, self.flags) {
             Ok(faulted) => {
@@ -848,23 +857,6 @@ impl Machine {
         );
         Ok(())
     }
-}
-
-/// As it comes out of a stream at the other end.
-fn through_a_stream(state: &FsState) -> FsState {
-    use ferryfs_format_postcard::Postcard;
-    let session = super::super::session();
-    let state = State {
-        session: Some(session),
-        fs: state.clone(),
-    };
-    let mut bytes = Vec::new();
-    let writer = ferryfs_state::WriterInfo::new("model", "0");
-    ferryfs_state::write_state(&state, &Postcard, &writer, &mut bytes).unwrap();
-    let registry = ferryfs_state::Registry::new().with(Postcard);
-    let (_, back) =
-        ferryfs_state::read_state(&mut &bytes[..], &registry, &Limits::default()).unwrap();
-    back.fs
 }
 
 thread_local! {
