@@ -215,6 +215,10 @@ pub struct Migrate {
     /// Format of ferryfsd's state (its --state-format)
     #[arg(long)]
     pub format: Option<String>,
+    /// Measure also how long a busy guest's requests take while the source collects, and
+    /// without
+    #[arg(long)]
+    pub busy: bool,
     /// Times each crossing is made; medians are reported
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,

@@ -34,6 +34,9 @@ const CHECKED: u64 = 10_000;
 const IDLE_NS: u64 = 100_000;
 /// At rest is who did nothing for so long.
 const QUIET: Duration = Duration::from_millis(60);
+/// A guest is busy for so long at least, and as long as collecting takes, but for no more
+/// than that.
+const BUSY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
 /// How long a step of a crossing may take.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -44,6 +47,10 @@ pub struct Crossing {
     pub collect_s: f64,
     /// CPU time of the source for that.
     pub collect_cpu_s: f64,
+    /// 99th percentile of how long a busy guest's requests take, without a migration.
+    pub busy_p99_s: f64,
+    /// The same while the source collects.
+    pub collecting_p99_s: f64,
     /// From the first GET_VRING_BASE until the rings stood still.
     pub stop_s: f64,
     /// From the first GET_VRING_BASE to the answer to CHECK_DEVICE_STATE.
@@ -84,6 +91,11 @@ pub struct Crossing {
 }
 
 impl Crossing {
+    /// How much longer a busy guest's slowest requests take while the source collects.
+    fn slowdown(&self) -> f64 {
+        self.collecting_p99_s / self.busy_p99_s
+    }
+
     /// The guest's standstill as far as the daemons cause it.
     fn downtime_s(&self) -> f64 {
         self.save_s + self.first_answer_s
@@ -226,6 +238,32 @@ impl Guest {
     }
 }
 
+/// Keeps one request after the other on its way for `time`: GETATTR of all files that the
+/// guest knows, and LOOKUP of each tenth, by turns. Answers the 99th percentile of their
+/// latencies in seconds.
+fn keep_busy(fs: &FsClient, guest: &Guest, time: Duration) -> Result<f64, BenchError> {
+    let files = guest.files.len() as u64;
+    let mut latencies = Vec::new();
+    let begun = Instant::now();
+    // All over them, in no order that anything is kept in.
+    let mut at = 0;
+    while begun.elapsed() < time {
+        at = (at + 514_229) % files;
+        let start = Instant::now();
+        if latencies.len() % 10 == 0 {
+            let node = fs.lookup(ROOT_ID, dir_name(at / PER_DIR))?.nodeid;
+            latencies.push(start.elapsed());
+            fs.forget(node, 1)?;
+        } else {
+            fs.getattr(guest.files[at as usize].0, None)?;
+            latencies.push(start.elapsed());
+        }
+    }
+    latencies.sort_unstable();
+    let at = latencies.len() * 99 / 100;
+    Ok(latencies.get(at).map_or(0.0, Duration::as_secs_f64))
+}
+
 fn usage(daemon: &Daemon) -> Result<Usage, BenchError> {
     let pid = daemon.serving_pid();
     let path = format!("/proc/{pid}");
@@ -261,6 +299,7 @@ struct Bench<'a> {
     population: &'a Population,
     inodes: u64,
     handles: u64,
+    busy: bool,
     pin: &'a [usize],
 }
 
@@ -300,6 +339,17 @@ impl Bench<'_> {
         let (before, start) = (usage(&source)?, Instant::now());
         vm.start_precopy()?;
         (result.collect_s, result.collect_cpu_s) = wait_for_rest(&source, start, before)?;
+
+        if self.busy {
+            progress.at(|| format!("{}: collecting beside a busy guest", self.spec.name));
+            vm.cancel_precopy()?;
+            wait_for_rest(&source, Instant::now(), usage(&source)?)?;
+            let time = Duration::from_secs_f64(result.collect_s).clamp(BUSY.0, BUSY.1);
+            result.busy_p99_s = keep_busy(&fs, &guest, time)?;
+            vm.start_precopy()?;
+            result.collecting_p99_s = keep_busy(&fs, &guest, time)?;
+            wait_for_rest(&source, Instant::now(), usage(&source)?)?;
+        }
 
         progress.at(|| format!("{}: saving", self.spec.name));
         let mut state = Vec::new();
@@ -364,6 +414,8 @@ fn median(rounds: &[Crossing]) -> Option<Crossing> {
     Some(Crossing {
         collect_s: float(|c| c.collect_s),
         collect_cpu_s: float(|c| c.collect_cpu_s),
+        busy_p99_s: float(|c| c.busy_p99_s),
+        collecting_p99_s: float(|c| c.collecting_p99_s),
         stop_s: float(|c| c.stop_s),
         save_s: float(|c| c.save_s),
         load_s: float(|c| c.load_s),
@@ -411,6 +463,7 @@ pub fn run(options: &Migrate) -> Result<bool, BenchError> {
                     population: &population,
                     inodes,
                     handles: options.handles.min(inodes),
+                    busy: options.busy,
                     pin: &options.pin_daemon,
                 })
                 .collect();

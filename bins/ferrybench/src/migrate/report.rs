@@ -58,6 +58,8 @@ fn times_table(report: &Report) -> String {
         "inodes",
         "collect",
         "CPU",
+        "busy p99",
+        "collecting",
         "stop",
         "stop and save",
         "state",
@@ -67,10 +69,16 @@ fn times_table(report: &Report) -> String {
         "first answer",
         "checked",
     ];
-    let rows = rows(report, 10, |c, inodes| {
+    let rows = rows(report, 12, |c, inodes| {
+        let measured = |seconds: f64| match seconds > 0.0 {
+            true => time(seconds),
+            false => "-".to_owned(),
+        };
         vec![
             time(c.collect_s),
             time(c.collect_cpu_s),
+            measured(c.busy_p99_s),
+            measured(c.collecting_p99_s),
             time(c.stop_s),
             time(c.save_s),
             bytes(c.state_bytes as f64),
@@ -134,6 +142,10 @@ fn ratio_table(report: &Report) -> String {
             format!("{} / {base} {}", point.daemon, point.mode),
             point.inodes.to_string(),
             ratio(|c| c.collect_s),
+            match a.busy_p99_s > 0.0 {
+                true => format!("{:.2} / {:.2}", a.slowdown(), b.slowdown()),
+                false => "-".to_owned(),
+            },
             ratio(|c| c.save_s),
             ratio(|c| c.state_bytes as f64),
             ratio(|c| c.load_s),
@@ -146,6 +158,7 @@ fn ratio_table(report: &Report) -> String {
         "ratio",
         "inodes",
         "collect",
+        "p99 collecting / idle",
         "stop and save",
         "state",
         "load",
