@@ -146,7 +146,9 @@ impl<F: MigrateFs> Server<F> {
         let bytes = match (pieces, config.ahead()) {
             (Some(pieces), Some(format)) => {
                 let forced = config.options.forced;
-                write_pieces(state, &pieces, &**format, &config.writer, forced, out)
+                let written = write_pieces(state, &pieces, &**format, &config.writer, forced, out);
+                drop_later(inodes as usize, pieces);
+                written
             }
             _ => self.write_whole(config, state, out),
         }

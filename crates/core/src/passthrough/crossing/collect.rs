@@ -20,7 +20,7 @@ use super::identity::Collector;
 use super::mounts::MountTable;
 use super::precopy::Found;
 use super::relocate::Whereabouts;
-use super::verify;
+use super::verify::{self, Suspects};
 use crate::errno::Errno;
 use crate::migrate::Collected;
 use crate::parallel::{drop_later, in_parallel};
@@ -33,7 +33,7 @@ const NAMED: usize = 20;
 /// is known to have changed about them.
 const LOOKED_AT_AGAIN: usize = 1 << 14;
 
-/// Inodes that one thread describes at a time.
+/// Inodes that one thread describes, or looks for, at a time.
 const PIECE: usize = 4096;
 
 /// Inodes that cannot cross as they are, with why.
@@ -232,6 +232,9 @@ impl Passthrough {
                 let mut again = self.crucial(found.ahead.as_ref());
                 again.extend(&found.suspects);
                 again.extend(&found.changed);
+                // Neighbours lie in one directory.
+                let mut again: Vec<NodeId> = again.into_iter().collect();
+                again.sort_unstable();
                 again
                     .iter()
                     .filter_map(|id| self.inodes.get_or_pinned(*id))
@@ -326,7 +329,9 @@ impl Passthrough {
     /// Checks the names of `nodes` and corrects those that are wrong.
     fn find_again(&self, nodes: &[Arc<Inode>], losses: &mut Losses) {
         let never = AtomicBool::new(false);
-        let suspects = verify::verify(&self.inodes, &self.names, nodes, &never);
+        let pieces: Vec<_> = nodes.chunks(PIECE).collect();
+        let look = |piece: &&[Arc<Inode>]| verify::verify(&self.inodes, &self.names, piece, &never);
+        let suspects: Suspects = in_parallel(&pieces, look).into_iter().flatten().collect();
         for inode in nodes.iter().filter(|inode| suspects.contains(&inode.id())) {
             let (why, needed) = match self.relocate(inode) {
                 Ok(Whereabouts::Found) => continue,
