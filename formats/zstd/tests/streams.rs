@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{decode, encode, refusal, registry, writer, FORMATS};
+use common::{decode, encode, encode_for, refusal, registry, writer, FORMATS};
 use ferryfs_state::testing::{any_state, large, sample, sample_v2, sample_v3};
 use ferryfs_state::{
     EncodedFrame, EnvelopeReader, FrameRef, Limits, SectionId, State, StateVersion, StreamReader,
@@ -104,7 +104,7 @@ fn flips_in_a_large_stream_are_refused() {
 fn frames_cannot_be_left_out_swapped_or_repeated() {
     // Each frame is sound by itself; only the whole tells.
     for format in FORMATS {
-        let good = encode(&large(3 * 4096), format);
+        let good = encode(&large(3 * 4096 - 1), format);
         let mut cuts = Vec::new();
         let mut reader = EnvelopeReader::open(&good[..], &Limits::default()).unwrap();
         while let Some(frame) = reader.next_frame().unwrap() {
@@ -157,7 +157,8 @@ fn frames_encoded_ahead_make_the_same_stream() {
         let (bytes, written) = stream.finish().unwrap();
         assert_eq!(written.bytes, bytes.len() as u64);
         assert_eq!(written.totals.inodes, 10_000);
-        assert_eq!(bytes, encode(&state, name));
+        // Cut by number, as for older readers; see pieces.rs for those of today.
+        assert_eq!(bytes, encode_for(&state, name, 1).unwrap().0);
     }
 }
 
@@ -269,7 +270,8 @@ fn many_records_become_many_frames() {
             inodes.push(frame.header.records);
         }
     }
-    assert_eq!(inodes, [4096, 4096, 1]);
+    // Ids 1 to 4095, 4096 to 8191, and what is left.
+    assert_eq!(inodes, [4095, 4096, 2]);
     assert_eq!(reader.totals().inodes, 4096 * 2 + 1);
     assert_eq!(decode(&bytes).unwrap().1, state);
 }

@@ -99,7 +99,8 @@ fn the_first_thing_that_is_wrong_is_what_is_told() {
         assert!(text.starts_with("truncated in section inodes"), "{text}");
         let twice = [&good[..offsets[12]], &good[offsets[11]..]].concat();
         let text = refusal(&twice, &Limits::default());
-        assert!(text.ends_with("it comes after 40960"), "{text}");
+        // Frames end below a multiple of 4096.
+        assert!(text.ends_with("it comes after 40959"), "{text}");
     }
 }
 
