@@ -193,11 +193,11 @@ impl Piece {
         };
         for inode in inodes {
             match &inode.location {
-                Location::Child { parent: above, .. } | Location::Path { from: above, .. } => {
-                    // Neighbours lie in one directory.
-                    if piece.parents.last() != Some(above) {
-                        piece.parents.push(*above);
-                    }
+                // Neighbours lie in one directory.
+                Location::Child { parent: above, .. } | Location::Path { from: above, .. }
+                    if piece.parents.last() != Some(above) =>
+                {
+                    piece.parents.push(*above);
                 }
                 Location::Handle(handle) if piece.mounts.last() != Some(&handle.mount) => {
                     piece.mounts.push(handle.mount);

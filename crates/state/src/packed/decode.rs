@@ -12,7 +12,6 @@ use serde_bytes::ByteBuf;
 
 use super::{IdentityPack, IdentityRef, InodePack, InodeRef, MarkRef, Place};
 use crate::bounded::{self, INITIAL_CAPACITY, MAX_RECORDS_PER_FRAME};
-use crate::model::{Identity, Inode};
 use crate::section::RECORDS_PER_FRAME;
 
 /// A `ByteBuf` that is borrowed where the format can lend it.
@@ -128,8 +127,8 @@ struct IdentityIn<'a> {
 }
 
 /// Most records that are made room for before the first one has been decoded: as many as a
-/// writer puts into a frame, of identities for older readers.
-const EXPECTED: usize = 4 * RECORDS_PER_FRAME;
+/// writer puts into a frame.
+const EXPECTED: usize = RECORDS_PER_FRAME;
 
 /// What many records are packed into.
 trait Pack: Sized {

@@ -1,3 +1,5 @@
+//! What is packed comes out as it went in, and no more goes in than there is room for.
+
 use proptest::prelude::*;
 
 use super::*;
