@@ -34,6 +34,7 @@ pub struct InodePack {
     strings: Strings,
     /// Those that are found by more than one component: few.
     paths: Vec<Vec<ByteBuf>>,
+    /// Of what was pushed, in bytes; what was put together of packs does not count.
     memory: u64,
 }
 
@@ -191,7 +192,30 @@ impl PackedInodes {
             self.pieces.push(pack);
             return;
         }
-        pack.iter().for_each(|record| self.push(record));
+        if !pack.paths.is_empty() {
+            // Paths are known by their number in the pack.
+            return pack.iter().for_each(|record| self.push(record));
+        }
+        // As much as the last piece has room for, then the rest.
+        let mut taken = 0;
+        while taken < pack.len() {
+            let last = self.room();
+            let end = pack.len().min(taken + PIECE - last.len());
+            last.strings.extend(&pack.strings, taken..end);
+            last.ids.extend_from_slice(&pack.ids[taken..end]);
+            taken = end;
+        }
+    }
+
+    /// A last piece that is not whole.
+    fn room(&mut self) -> &mut InodePack {
+        let whole = self.pieces.last().is_none_or(|last| last.len() == PIECE);
+        if whole {
+            self.fit();
+            self.pieces.push(InodePack::default());
+        }
+        let last = self.pieces.len() - 1;
+        &mut self.pieces[last]
     }
 
     /// Adds a validated record, which has a higher id than those before.
@@ -199,13 +223,7 @@ impl PackedInodes {
     /// # Panics
     /// Where names, which have 255 bytes at most, come to 4 GiB within a piece.
     pub fn push(&mut self, record: InodeRef<'_>) {
-        if self.pieces.last().is_none_or(|last| last.len() == PIECE) {
-            self.fit();
-            self.pieces.push(InodePack::default());
-        }
-        if let Some(last) = self.pieces.last_mut() {
-            assert!(last.push(record), "names of more than 4 GiB");
-        }
+        assert!(self.room().push(record), "names of more than 4 GiB");
     }
 
     /// Gives room back that is not needed.

@@ -1,5 +1,7 @@
 //! Byte strings one behind the other, with numbers in them.
 
+use std::ops::Range;
+
 /// Byte strings one behind the other.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Strings {
@@ -45,6 +47,27 @@ impl Strings {
         self.bytes.extend_from_slice(tail);
         self.ends.push(end);
         true
+    }
+
+    /// Adds those of `other` in `range`, which is not empty.
+    ///
+    /// # Panics
+    /// Where they would be beyond 4 GiB.
+    pub(super) fn extend(&mut self, other: &Strings, range: Range<usize>) {
+        let start = match range.start {
+            0 => 0,
+            at => other.ends[at - 1],
+        };
+        let ends = &other.ends[range];
+        let end = ends[ends.len() - 1];
+        let before = u32::try_from(self.bytes.len()).ok();
+        let room = before.and_then(|before| before.checked_add(end - start));
+        assert!(room.is_some(), "strings of more than 4 GiB");
+        let before = self.bytes.len() as u32;
+        let bytes = &other.bytes[start as usize..end as usize];
+        self.bytes.extend_from_slice(bytes);
+        self.ends
+            .extend(ends.iter().map(|end| end - start + before));
     }
 
     /// Gives room back that is not needed.
