@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::super::daemon::{Daemon, Kind, Setup};
 use super::super::qmp::Migration;
-use super::super::scenario::Mode;
+use super::super::scenario::{Mode, Work};
 use super::super::vm::{file_uri, socket_uri, Start, CRAWL, FULL_SPEED};
 use super::super::wait;
 use super::{Journeying, Living, END};
@@ -128,6 +128,13 @@ impl Journeying<'_> {
         let source = std::mem::replace(living, there);
         self.note_state(&source.daemon);
         Self::end(source)?;
+        if self.run.scenario.work == Work::Late {
+            // It was restored late, or this shows nothing.
+            let all = "inodes have been looked for in";
+            wait::until("all inodes to be located", END, || {
+                Ok(living.daemon.process().log().contains(all).then_some(()))
+            })?;
+        }
         self.verify(living, &format!("after crossing {n}"))
     }
 
