@@ -1,0 +1,159 @@
+//! Tests of the tables of inodes.
+
+use super::*;
+use std::fs::File;
+use std::sync::Barrier;
+
+fn made_up(ino: u64, handle: &[u8]) -> NewInode {
+    NewInode {
+        kind: libc::S_IFREG,
+        numbers: Numbers {
+            mnt_id: 1,
+            dev: 2,
+            ino,
+        },
+        place: Place::Handle {
+            mount: mount(),
+            handle: FileHandle::new(1, handle).unwrap(),
+        },
+    }
+}
+
+fn mount() -> Arc<MountRef> {
+    Arc::new(MountRef::made_up(1, File::open("/").unwrap().into()))
+}
+
+fn by_fd(ino: u64) -> NewInode {
+    NewInode {
+        kind: libc::S_IFREG,
+        numbers: Numbers {
+            mnt_id: 1,
+            dev: 2,
+            ino,
+        },
+        place: Place::Fd(OwnedFd::from(File::open("/").unwrap()).into()),
+    }
+}
+
+#[test]
+fn numbers_go_up_and_are_never_used_again() {
+    let inodes = Inodes::new(by_fd(1));
+    let (a, new) = inodes.publish(by_fd(10));
+    assert!(new);
+    assert_eq!(a.id(), NodeId(2));
+    assert!(a.release(1));
+    inodes.remove(&a);
+    assert!(inodes.get(NodeId(2)).is_none());
+    let (b, new) = inodes.publish(by_fd(10));
+    assert!(new);
+    assert_eq!(b.id(), NodeId(3));
+    inodes.clear();
+    assert_eq!(inodes.len(), 1);
+    assert_eq!(inodes.publish(by_fd(10)).0.id(), NodeId(4));
+}
+
+#[test]
+fn more_forgets_than_lookups_do_not_underflow() {
+    let inodes = Inodes::new(by_fd(1));
+    let (a, _) = inodes.publish(by_fd(10));
+    assert!(a.release(u64::MAX));
+    assert!(!a.release(1), "dies once");
+    assert_eq!(a.lookups(), 0);
+    assert!(!inodes.acquire_again(&a), "death is final");
+    let root = inodes.get(NodeId::ROOT).unwrap();
+    assert!(!root.release(u64::MAX));
+    assert_eq!(root.lookups(), 1);
+    let pinned = inodes.publish(by_fd(11)).0;
+    assert!(pinned.pin());
+    assert!(!pinned.release(5));
+    assert!(inodes.get(pinned.id()).is_none());
+    assert!(inodes.get_or_pinned(pinned.id()).is_some());
+    assert!(pinned.unpin());
+}
+
+#[test]
+fn a_reused_inode_number_with_another_handle_is_another_inode() {
+    let inodes = Inodes::new(by_fd(1));
+    let (a, _) = inodes.publish(made_up(10, b"generation 1"));
+    let (b, new) = inodes.publish(made_up(10, b"generation 2"));
+    assert!(new);
+    assert_ne!(a.id(), b.id());
+    let (again, new) = inodes.publish(made_up(10, b"generation 1"));
+    assert!(!new);
+    assert!(Arc::ptr_eq(&a, &again));
+    assert_eq!(a.lookups(), 2);
+}
+
+#[test]
+fn colliding_hashes_keep_inodes_apart() {
+    let inodes = Inodes::with_hash_mask(by_fd(1), 0);
+    let all: Vec<_> = (10..20).map(|ino| inodes.publish(by_fd(ino)).0).collect();
+    for (inode, ino) in all.iter().zip(10..) {
+        let identity = Identity {
+            numbers: Numbers {
+                mnt_id: 1,
+                dev: 2,
+                ino,
+            },
+            handle: None,
+        };
+        assert_eq!(inodes.acquire(&identity).unwrap().id(), inode.id());
+        assert!(inode.release(2));
+        inodes.remove(inode);
+        assert!(inodes.acquire(&identity).is_none());
+    }
+    assert_eq!(inodes.len(), 1);
+}
+
+#[test]
+fn forget_against_lookup_neither_loses_nor_doubles_an_inode() {
+    let inodes = Inodes::new(by_fd(1));
+    let barrier = Barrier::new(4);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                barrier.wait();
+                for _ in 0..5000 {
+                    let (inode, _) = inodes.publish(made_up(7, b"one file"));
+                    assert!(inode.lookups() >= 1);
+                    let known = inodes.get(inode.id()).expect("held by this thread");
+                    assert!(Arc::ptr_eq(&known, &inode));
+                    if inode.release(1) {
+                        inodes.remove(&inode);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(inodes.len(), 1);
+    let indexed: usize = inodes
+        .identities
+        .iter()
+        .map(|shard| read(shard).len())
+        .sum();
+    assert_eq!(indexed, 1, "only the root is left in the other table");
+}
+
+#[test]
+fn a_sibling_takes_the_place_of_what_was_there() {
+    let inodes = Inodes::new(by_fd(1));
+    let (old, _) = inodes.publish(by_fd(10));
+    let other = inodes.sibling(by_fd(1));
+    other.insert(NodeId(77), 3, by_fd(50));
+    other.set_next(100);
+    inodes.replace_with(other);
+    assert!(inodes.get(old.id()).is_none());
+    let restored = inodes.get(NodeId(77)).unwrap();
+    assert_eq!(restored.lookups(), 3);
+    let (same, new) = inodes.publish(by_fd(50));
+    assert!(!new && Arc::ptr_eq(&same, &restored));
+    assert_eq!(inodes.publish(by_fd(51)).0.id(), NodeId(100));
+}
+
+#[test]
+fn an_inode_is_small() {
+    // With the two counters of its `Arc`, one allocation of 128 bytes, which has
+    // room for 120. Its place in three tables comes on top of it.
+    let size = std::mem::size_of::<Inode>() + 16;
+    assert!(size <= 120, "{size} bytes");
+}
