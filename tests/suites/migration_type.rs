@@ -26,6 +26,8 @@ fn start(host: &Host, options: &[&str]) -> Controlled {
     let path = control.to_str().expect("UTF-8");
     let all = ["--rfc-state-protocol", "--control-socket", path];
     let daemon = host.daemon(&[&all, options].concat());
+    // Who has seen the one socket need not wait for the other.
+    assert!(control.exists());
     Controlled { daemon, control }
 }
 
@@ -255,7 +257,9 @@ fn a_save_that_nobody_could_follow_is_refused() {
         }
     );
     assert!(refused, "{}", text(&error));
-    assert!(daemon.stderr().contains("--control-socket"));
+    eventually("the remedy is logged", || {
+        daemon.stderr().contains("--control-socket")
+    });
     writer.vm.resume().expect("resume");
     writer.write("two");
     writer.check(&host);

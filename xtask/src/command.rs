@@ -1,6 +1,7 @@
 //! Running other programs, with errors that say what was run and what it said.
 
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -52,6 +53,25 @@ impl Cmd {
     pub fn run(mut self) -> Result<()> {
         let line = self.line();
         let status = self.0.status().context(format_args!("cannot run {line}"))?;
+        need(status.success(), || format!("{line}: {status}"))
+    }
+
+    /// Runs it with its output going to the terminal; `see` is shown each line of what
+    /// it writes to standard output.
+    pub fn run_seen(mut self, mut see: impl FnMut(&str)) -> Result<()> {
+        let line = self.line();
+        let cannot = || format!("cannot run {line}");
+        let mut child = self.0.stdout(Stdio::piped()).spawn().context(cannot())?;
+        let stdout = child.stdout.take().expect("a pipe was asked for");
+        let mut echo = std::io::stdout();
+        for said in BufReader::new(stdout).split(b'\n') {
+            let said = said.context(cannot())?;
+            echo.write_all(&said)
+                .and_then(|()| echo.write_all(b"\n"))
+                .context("standard output")?;
+            see(&String::from_utf8_lossy(&said));
+        }
+        let status = child.wait().context(cannot())?;
         need(status.success(), || format!("{line}: {status}"))
     }
 
@@ -114,6 +134,16 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(e.contains("cannot run no-such-program-here"), "{e}");
+    }
+
+    #[test]
+    fn what_is_written_is_seen_line_by_line() {
+        let mut seen = Vec::new();
+        let run = Cmd::new("sh")
+            .args(["-c", "echo one; echo two; exit 3"])
+            .run_seen(|line| seen.push(line.to_owned()));
+        assert!(run.unwrap_err().to_string().contains("3"));
+        assert_eq!(seen, ["one", "two"]);
     }
 
     #[test]

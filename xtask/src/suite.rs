@@ -29,14 +29,15 @@ pub fn run(args: &Args) -> Result<()> {
     progress::step("build the executables");
     cargo(&["build", "--workspace", "--bins"])?;
     progress::step("run the tests of all crates");
-    cargo(&["test", "--workspace", "--no-fail-fast"])?;
+    tests(Cmd::cargo().args(["test", "--workspace", "--no-fail-fast"]))?;
     progress::step("cross again with everything located late that can be");
     for suite in CROSSINGS {
-        Cmd::cargo()
-            .args(["test", "-p", "ferryfs-tests", "--test", suite])
-            .env("FERRYFS_TEST_OPTIONS", "--restore-first 0")
-            .dir(&workspace::root())
-            .run()?;
+        let tests_of = ["test", "-p", "ferryfs-tests", "--test", suite];
+        tests(
+            Cmd::cargo()
+                .args(tests_of)
+                .env("FERRYFS_TEST_OPTIONS", "--restore-first 0"),
+        )?;
     }
     if !args.e2e {
         progress::step("skipped: the end-to-end tests with real guests (add --e2e)");
@@ -48,4 +49,71 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn cargo(args: &[&str]) -> Result<()> {
     Cmd::cargo().args(args).dir(&workspace::root()).run()
+}
+
+/// Runs `cargo test`, and says at the end once more what failed: it stands between
+/// thousands of lines, of which a log may keep the last only.
+fn tests(command: Cmd) -> Result<()> {
+    let mut failures = Failures::default();
+    let run = command
+        .dir(&workspace::root())
+        .run_seen(|line| failures.see(line));
+    if run.is_err() && !failures.lines.is_empty() {
+        println!("\nwhat failed, once more:\n");
+        for line in &failures.lines {
+            println!("{line}");
+        }
+    }
+    run
+}
+
+/// What the test harness says of tests that failed.
+#[derive(Default)]
+struct Failures {
+    within: bool,
+    lines: Vec<String>,
+}
+
+impl Failures {
+    fn see(&mut self, line: &str) {
+        self.within |= line == "failures:";
+        if self.within {
+            self.lines.push(line.to_owned());
+        }
+        // The last of what it says of one executable.
+        self.within &= !line.starts_with("test result:");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_found_between_what_passed() {
+        let said = "\
+running 2 tests
+test good ... ok
+test bad ... FAILED
+
+failures:
+
+---- bad stdout ----
+thread 'bad' panicked at here
+
+failures:
+    bad
+
+test result: FAILED. 1 passed; 1 failed
+running 1 test
+test another ... ok
+test result: ok. 1 passed; 0 failed";
+        let mut failures = Failures::default();
+        said.lines().for_each(|line| failures.see(line));
+        let found = failures.lines.join("\n");
+        assert!(found.starts_with("failures:"), "{found}");
+        assert!(found.contains("panicked at here"), "{found}");
+        assert!(found.ends_with("1 failed"), "{found}");
+        assert!(!found.contains("good") && !found.contains("another"));
+    }
 }

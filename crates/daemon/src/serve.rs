@@ -259,12 +259,13 @@ fn run<F: MigrateFs>(
         Socket::Path(path) => Some(PidFile::create(path).map_err(DaemonError::PidFile)?),
         Socket::Fd(_) => None,
     };
+    // Before the front-end's, which is what whoever started the daemon waits for.
+    let control = config.args.migration.control_socket.as_deref();
+    let mut control = control.map(bind_private).transpose()?;
     let mut socket = listen(
         &config.socket,
         config.args.connection.socket_group.as_deref(),
     )?;
-    let control = config.args.migration.control_socket.as_deref();
-    let mut control = control.map(bind_private).transpose()?;
     let state_file = config.args.migration.state_file.as_deref();
     let state_file = state_file.map(open_state).transpose()?;
     // From here on the guest's modes are what counts; it applies its own umask.
