@@ -22,8 +22,23 @@ struct State {
     wanted: bool,
     /// What the server was told last.
     told: bool,
+    /// The front-end has asked for the end of the precopy that the server is in, whether
+    /// or not it has asked for another one since: a migration that begins shares nothing
+    /// with one that was given up.
+    ended: bool,
     /// A thread is about to bring `told` to `wanted`.
     working: bool,
+}
+
+impl State {
+    /// What the server is to be told now, if anything: to begin, or to cancel.
+    fn next(&self) -> Option<bool> {
+        match self.told {
+            true if self.ended || !self.wanted => Some(false),
+            false if self.wanted => Some(true),
+            _ => None,
+        }
+    }
 }
 
 impl<S: Crossing> Precopy<S> {
@@ -41,7 +56,8 @@ impl<S: Crossing> Precopy<S> {
     pub(crate) fn set(&self, wanted: bool) {
         let mut state = self.shared.lock();
         state.wanted = wanted;
-        if state.working || state.told == wanted {
+        state.ended |= !wanted;
+        if state.working || state.next().is_none() {
             return;
         }
         state.working = true;
@@ -82,16 +98,16 @@ impl<S: Crossing> Shared<S> {
 
     fn settle(&self) {
         let mut state = self.lock();
-        while state.told != state.wanted {
-            let wanted = state.wanted;
+        while let Some(begin) = state.next() {
+            state.ended = false;
             drop(state);
-            if wanted {
+            if begin {
                 self.service.begin_precopy();
             } else {
                 self.service.cancel_precopy();
             }
             state = self.lock();
-            state.told = wanted;
+            state.told = begin;
         }
         state.working = false;
         drop(state);

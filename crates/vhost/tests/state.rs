@@ -225,6 +225,19 @@ fn cancelling_precopy_does_not_hold_the_front_end() {
     eventually("precopy begins again", || {
         server.calls() == ["begin", "cancel", "begin"]
     });
+    // A migration that begins shares nothing with one that was given up, however soon.
+    server.with(|s| s.begin_is_slow = true);
+    vmm.set_features(BASIC);
+    vmm.set_features(BASIC | F_LOG_ALL);
+    eventually("precopy begins anew", || server.calls().len() == 5);
+    for _ in 0..2 {
+        vmm.set_features(BASIC);
+        vmm.set_features(BASIC | F_LOG_ALL);
+    }
+    server.with(|s| s.begin_is_slow = false);
+    eventually("precopy begins anew", || server.calls().len() == 7);
+    meanwhile();
+    assert_eq!(server.calls()[3..], ["cancel", "begin", "cancel", "begin"]);
 }
 
 #[test]

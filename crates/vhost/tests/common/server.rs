@@ -59,6 +59,8 @@ pub struct State {
     pub saving_fails: bool,
     /// Cancelling precopy takes until this is cleared.
     pub cancel_is_slow: bool,
+    /// So does beginning it.
+    pub begin_is_slow: bool,
     /// Saving takes until this is cleared.
     pub save_is_slow: bool,
 }
@@ -195,6 +197,7 @@ impl Scripted {
 impl Crossing for Scripted {
     fn begin_precopy(&self) {
         self.with(|s| s.calls.push("begin"));
+        self.block_while(|s| s.begin_is_slow);
     }
 
     fn cancel_precopy(&self) {
