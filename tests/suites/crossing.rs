@@ -570,7 +570,10 @@ fn the_dirty_log_has_exactly_the_pages_that_the_daemon_wrote() {
         let memory = vm.memory().clone();
         let alloc = |len| -> GuestBuffer { memory.alloc(len).expect("memory") };
         let (request, head, data) = (alloc(4096), alloc(4096), alloc(128 << 10));
-        let used = vm.queues()[1].with(|queue| queue.ring().used_gpa());
+        let used_of = |index: usize| vm.queues()[index].with(|queue| queue.ring().used_gpa());
+        let used = used_of(1);
+        // Another thread asks for kicks there in its own time.
+        let of_forgets: BTreeSet<_> = pages(used_of(0), 6 + 8 * 128).collect();
         let patience = Duration::from_secs(10);
 
         for logged in [false, true, false, true] {
@@ -624,6 +627,7 @@ fn the_dirty_log_has_exactly_the_pages_that_the_daemon_wrote() {
                     due.extend(pages(data.gpa() + 500, written - 16));
                 }
                 let dirty: BTreeSet<_> = log.take().into_iter().collect();
+                let dirty = &dirty - &of_forgets;
                 assert_eq!(dirty, due, "READ of {size} bytes at {offset}");
             }
             if logged {
