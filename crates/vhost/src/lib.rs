@@ -35,6 +35,7 @@ mod precopy;
 mod private_socket;
 mod queue;
 pub mod relay;
+mod rest;
 mod rfc_state;
 mod rings;
 mod serve;

@@ -13,6 +13,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::rest::Rest;
+
 /// The longest time for which a driver is told of nothing while requests are served.
 const SPAN: Duration = Duration::from_micros(20);
 
@@ -33,6 +35,9 @@ const MOST_LEFT_OUT: u32 = 64;
 /// ago tells nothing.
 const MOST_BALANCE: i64 = 4;
 
+/// The virtqueue for FORGET and INTERRUPT (VIRTIO 1.2, section 5.11.2).
+const HIGH_PRIORITY: usize = 0;
+
 /// What the thread of one ring remembers from request to request.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
@@ -48,9 +53,24 @@ pub(crate) struct Pace {
     penalty: u32,
     /// What looks have saved, less what they have cost, in ns of processor time.
     balance: i64,
+    /// Where nobody waits for the requests.
+    rest: Option<Rest>,
 }
 
 impl Pace {
+    /// Of the ring that is virtqueue `index`.
+    pub(crate) fn of(index: usize) -> Pace {
+        Pace {
+            rest: (index == HIGH_PRIORITY).then(Rest::default),
+            ..Pace::default()
+        }
+    }
+
+    /// The rests of a queue for whose requests nobody waits: it has them instead of looks.
+    pub(crate) fn rest(&mut self) -> Option<&mut Rest> {
+        self.rest.as_mut()
+    }
+
     /// Whether the driver is to be told now of what it has not been told; it is taken as
     /// told then.
     pub(crate) fn tells(&mut self) -> bool {
@@ -99,6 +119,9 @@ impl Pace {
 
     /// The thread goes to sleep.
     pub(crate) fn sleeps(&mut self) {
+        if let Some(rest) = &mut self.rest {
+            rest.sleeps();
+        }
         if self.sleeps % SAMPLE == 0 {
             self.asleep = Some(thread_time());
         }
@@ -107,6 +130,9 @@ impl Pace {
 
     /// The thread has been woken.
     pub(crate) fn wakes(&mut self) {
+        if let Some(rest) = &mut self.rest {
+            rest.wakes();
+        }
         if let Some(asleep) = self.asleep.take() {
             self.slept_for(thread_time().saturating_sub(asleep));
         }

@@ -69,6 +69,8 @@ struct Ring {
     draining: AtomicBool,
     idle_lock: Mutex<()>,
     idle: Condvar,
+    /// Ends a rest.
+    stopping: Condvar,
     /// The ring makes no sense and is left alone until it is set up anew.
     faulty: AtomicBool,
     /// A malformed chain has been logged since the ring was set up.
@@ -235,10 +237,22 @@ impl Vring {
         let ran = control.filter(|control| control.stops(self.ring.index));
         stop();
         self.drain();
+        if ran.is_some() {
+            self.ask_for_kicks();
+        }
         self.ring.in_use.store(false, Ordering::SeqCst);
         if let Some(control) = ran {
             control.stopped(self.ring.index);
         }
+    }
+
+    /// Whoever goes on with a ring may sleep until there is a kick, and the driver kicks
+    /// only if what is in the ring asks for it. Nobody else has been told yet that the
+    /// ring, which ran, is stopped.
+    fn ask_for_kicks(&self) {
+        let mut state = self.inner.get_mut();
+        let queue = state.get_queue_mut();
+        let _ = queue.enable_notification(&*self.mem.memory());
     }
 
     /// The guest's memory now.
@@ -278,7 +292,6 @@ impl Vring {
         }
         let mut looked_again = false;
         let mut looked = false;
-        let mut asks_for_kicks = false;
         while self.may_take(state.is_enabled(), state.get_queue()) {
             let queue = state.get_queue_mut();
             match queue.iter(mem) {
@@ -300,22 +313,33 @@ impl Vring {
             self.tell(&mut state, mem);
             if !looked {
                 looked = true;
-                let asked = self.poll();
-                if let Some(longest) = pace.look(asked) {
-                    drop(state);
-                    let start = Instant::now();
-                    if let Some(found) = self.look(mem, start, longest) {
-                        pace.looked(found, start.elapsed(), asked);
+                if let Some(rest) = pace.rest() {
+                    if let Some(length) = rest.due() {
+                        // Nobody takes the ring from a thread that may go on with it.
+                        self.ring.busy.store(true, Ordering::SeqCst);
+                        drop(state);
+                        self.rest(length);
+                        state = self.inner.get_mut();
+                        let queue = state.get_queue();
+                        let offered = offered(queue, mem).unwrap_or(0);
+                        rest.rested(offered, queue.size());
+                        continue;
                     }
-                    state = self.inner.get_mut();
-                    continue;
+                } else {
+                    let asked = self.poll();
+                    if let Some(longest) = pace.look(asked) {
+                        drop(state);
+                        let start = Instant::now();
+                        if let Some(found) = self.look(mem, start, longest) {
+                            pace.looked(found, start.elapsed(), asked);
+                        }
+                        state = self.inner.get_mut();
+                        continue;
+                    }
                 }
             }
             match state.get_queue_mut().enable_notification(mem) {
-                Ok(false) => {
-                    asks_for_kicks = true;
-                    break;
-                }
+                Ok(false) => break,
                 Ok(true) if looked_again => {
                     // Something is said to be there, but nothing can be taken.
                     self.fault(&QueueError::InvalidAvailRingIndex);
@@ -329,13 +353,6 @@ impl Vring {
             }
         }
         self.tell(&mut state, mem);
-        // While it is busy nobody else has been told that the ring is stopped.
-        let in_service = self.ring.busy.load(Ordering::SeqCst);
-        if in_service && !asks_for_kicks && state.get_queue().used_ring() != 0 {
-            // Whoever goes on with the ring may sleep until there is a kick, and the
-            // driver kicks only if what is in the ring asks for it.
-            let _ = state.get_queue_mut().enable_notification(mem);
-        }
         self.ring.busy.store(false, Ordering::SeqCst);
         drop(state);
         if self.ring.draining.load(Ordering::SeqCst) {
@@ -360,8 +377,8 @@ impl Vring {
                 if !self.may_take(state.is_enabled(), queue) {
                     return None;
                 }
-                match queue.avail_idx(mem, Ordering::Relaxed) {
-                    Ok(index) if index.0 == queue.next_avail() => {}
+                match offered(queue, mem) {
+                    Ok(0) => {}
                     // The caller meets the error.
                     _ => return Some(true),
                 }
@@ -373,6 +390,15 @@ impl Vring {
             if start.elapsed() >= longest {
                 return Some(false);
             }
+        }
+    }
+
+    /// Does nothing for `length`, or until the ring is stopped.
+    fn rest(&self, length: Duration) {
+        let guard = self.ring.idle_lock.lock();
+        let guard = guard.unwrap_or_else(PoisonError::into_inner);
+        if !self.ring.draining.load(Ordering::SeqCst) {
+            let _ = self.ring.stopping.wait_timeout(guard, length);
         }
     }
 
@@ -422,9 +448,7 @@ impl Vring {
 
     /// Whether what is untold is left so while the request that was taken last is served.
     fn holds_back(&self, state: &State<'_>, mem: &GuestMem, pace: &mut Pace) -> bool {
-        let queue = state.get_queue();
-        let offered = queue.avail_idx(mem, Ordering::Relaxed);
-        let more = offered.map_or(0, |index| index.0.wrapping_sub(queue.next_avail()));
+        let more = offered(state.get_queue(), mem).unwrap_or(0);
         let looked_after = || self.ring.control.as_ref().is_some_and(|c| c.alarm.raise());
         more >= ENOUGH_LEFT && !pace.tells() && looked_after()
     }
@@ -490,6 +514,7 @@ impl Vring {
             .idle_lock
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        ring.stopping.notify_all();
         while ring.busy.load(Ordering::SeqCst) {
             let (g, timeout) = ring
                 .idle
@@ -523,6 +548,12 @@ fn table_of(queue: &Queue) -> Table {
         address: queue.desc_table(),
         size: queue.size(),
     }
+}
+
+/// How many requests lie in the ring that have not been taken.
+fn offered(queue: &Queue, mem: &GuestMem) -> Result<u16, QueueError> {
+    let index = queue.avail_idx(mem, Ordering::Relaxed)?;
+    Ok(index.0.wrapping_sub(queue.next_avail()))
 }
 
 /// Whether the driver wants to be told of what was put into the used ring.

@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{FileType, OFlags};
 use vhost_user_backend::{VringMutex, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error as QueueError, QueueT};
 
 use super::{kick_fd, Mem, Ring, Vring};
+use crate::pace::Pace;
 use crate::rings::Rings;
 
 /// Takes a kick only if it is an eventfd, and makes reading it never block.
@@ -52,6 +53,7 @@ impl VringT<Mem> for Vring {
             ring: Arc::new(Ring {
                 index,
                 control: control.cloned(),
+                pace: Mutex::new(Pace::of(index)),
                 ..Ring::default()
             }),
         }))
