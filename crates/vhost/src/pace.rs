@@ -3,11 +3,13 @@
 //!
 //! To sleep and to be woken costs processor time too: a few microseconds where the other
 //! side's processor is awake, ten times as much where it has to be woken by way of a
-//! hypervisor. So before it sleeps, the thread looks at the ring for as long as sleeping
-//! has lately been seen to cost, and no request that comes in this time has cost more
-//! than it would have. Where looking was in vain, the next times are left out, twice as
-//! many each time. It is also kept count of what looks have saved and what they have cost:
-//! as long as that is a loss, one that finds something does not bring the others back.
+//! hypervisor. So before it sleeps, the thread looks at the ring for a while, and whether
+//! that pays is found out by doing it: kept count of are what looks cost, and what the
+//! sleeps would have cost that they saved. Looks have to be longer than a sleep costs, for
+//! whether a driver comes back soon depends on whether it is kept waiting: one whose kicks
+//! have to wake somebody takes longer for the next request, too. So looks are tried many
+//! in a row, until they have cost a few sleeps more than they saved. Then they are left
+//! out, twice as long each time that they fail.
 //!
 //! With `--poll-us` it looks for longer, which is a trade of processor time for latency.
 
@@ -18,9 +20,11 @@ use crate::rest::Rest;
 /// The longest time for which a driver is told of nothing while requests are served.
 const SPAN: Duration = Duration::from_micros(20);
 
-/// The longest look where none is asked for: what sleeping costs is measured, and can be
-/// mismeasured.
+/// The longest look where none is asked for.
 const LONGEST_LOOK: Duration = Duration::from_micros(50);
+
+/// The longest look in sleeps: one in vain is not to cost many.
+const MOST_SLEEPS: u32 = 4;
 
 /// Sleeps per one whose cost is measured, which takes two system calls.
 const SAMPLE: u32 = 32;
@@ -29,11 +33,14 @@ const SAMPLE: u32 = 32;
 const WEIGHT: u32 = 4;
 
 /// The most sleeps without a look before them.
-const MOST_LEFT_OUT: u32 = 64;
+const MOST_LEFT_OUT: u32 = 256;
 
-/// The most that looks are taken to have saved, or to have cost, in sleeps: what was long
-/// ago tells nothing.
-const MOST_BALANCE: i64 = 4;
+/// What looks may cost more than they save before they are left out, in sleeps.
+const ALLOWANCE: i64 = 8;
+
+/// What they must have saved more than they cost to have proved good, in sleeps: what was
+/// long ago tells nothing.
+const PROVED: i64 = 8;
 
 /// The virtqueue for FORGET and INTERRUPT (VIRTIO 1.2, section 5.11.2).
 const HIGH_PRIORITY: usize = 0;
@@ -47,11 +54,12 @@ pub(crate) struct Pace {
     sleeps: u32,
     /// Processor time when the thread went to sleep, where it is measured.
     asleep: Option<Duration>,
-    /// Sleeps to come before which is not looked, and how many there are after the next
-    /// look in vain.
+    /// Sleeps to come before which is not looked.
     left_out: u32,
+    /// How many that were the last time, since looks have proved good.
     penalty: u32,
-    /// What looks have saved, less what they have cost, in ns of processor time.
+    /// What looks have saved, less what they have cost, in ns of processor time, since they
+    /// were left out.
     balance: i64,
     /// Where nobody waits for the requests.
     rest: Option<Rest>,
@@ -95,7 +103,7 @@ impl Pace {
             self.left_out -= 1;
             return None;
         }
-        let longest = asked.max(self.cost.min(LONGEST_LOOK));
+        let longest = (self.cost * MOST_SLEEPS).min(LONGEST_LOOK).max(asked);
         (!longest.is_zero()).then_some(longest)
     }
 
@@ -107,14 +115,19 @@ impl Pace {
         // This thread may have had no processor for a part of it.
         let took = ns(took).min(ns(LONGEST_LOOK));
         let saved = if found { cost } else { 0 };
-        let most = MOST_BALANCE * cost;
-        self.balance = (self.balance + saved - took).clamp(-most, most);
-        if !found {
+        self.balance = (self.balance + saved - took).min(PROVED * cost);
+        let pays = match asked > self.cost {
+            // What it costs has been weighed by somebody else.
+            true => found,
+            false => self.balance >= -ALLOWANCE * cost,
+        };
+        if !pays {
             self.penalty = (self.penalty * 2).clamp(1, MOST_LEFT_OUT);
-        } else if self.balance >= 0 || asked > self.cost {
+            self.left_out = self.penalty;
+            self.balance = 0;
+        } else if self.balance >= PROVED * cost || asked > self.cost {
             self.penalty = 0;
         }
-        self.left_out = self.penalty;
     }
 
     /// The thread goes to sleep.
@@ -171,25 +184,21 @@ mod tests {
     }
 
     #[test]
-    fn looks_last_as_long_as_sleeping_costs() {
+    fn looks_last_as_long_as_a_few_sleeps_cost() {
         let mut pace = Pace::default();
         let none = Duration::ZERO;
         assert_eq!(pace.look(none), None, "nothing is known");
         pace.slept_for(8 * US);
-        assert_eq!(pace.look(none), Some(8 * US));
+        assert_eq!(pace.look(none), Some(32 * US));
         pace.slept_for(4 * US);
-        assert_eq!(pace.look(none), Some(7 * US));
+        assert_eq!(pace.look(none), Some(28 * US));
         assert_eq!(pace.look(100 * US), Some(100 * US), "more is asked for");
         pace.slept_for(Duration::from_secs(1));
-        assert_eq!(
-            pace.look(none),
-            Some((3 * 7 * US + LONGEST_LOOK) / 4),
-            "one outlier"
-        );
+        assert_eq!(pace.look(none), Some(LONGEST_LOOK), "one outlier");
         for _ in 0..99 {
             pace.slept_for(Duration::from_secs(1));
         }
-        assert!(pace.look(none).unwrap() <= LONGEST_LOOK);
+        assert_eq!(pace.look(none), Some(LONGEST_LOOK));
     }
 
     /// How many sleeps there are until the next look.
@@ -198,33 +207,51 @@ mod tests {
     }
 
     #[test]
-    fn looks_in_vain_become_rare_and_one_that_finds_something_makes_up_for_them() {
+    fn looks_that_fail_become_rare() {
         let mut pace = Pace::default();
         pace.slept_for(8 * US);
-        for asked in [Duration::ZERO, 100 * US] {
-            let mut seen = Vec::new();
-            for _ in 0..9 {
-                pace.looked(false, 8 * US, asked);
-                seen.push(left_out(&mut pace, asked));
+        let none = Duration::ZERO;
+        let mut seen = Vec::new();
+        for _ in 0..10 {
+            // Two cost as much as they may.
+            for _ in 0..2 {
+                pace.looked(false, 32 * US, none);
+                assert_eq!(left_out(&mut pace, none), 0);
             }
-            assert_eq!(seen, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
-            // They have cost four sleeps, as far as is remembered, and save a half each.
-            let back = if asked.is_zero() { 8 } else { 1 };
-            for _ in 1..back {
-                pace.looked(true, 4 * US, asked);
-                assert_eq!(left_out(&mut pace, asked), 64);
-            }
-            pace.looked(true, 4 * US, asked);
-            assert_eq!(left_out(&mut pace, asked), 0);
-            pace.looked(false, 8 * US, asked);
-            assert_eq!(left_out(&mut pace, asked), 1);
-            pace.looked(true, Duration::ZERO, asked);
+            pace.looked(true, 9 * US, none);
+            seen.push(left_out(&mut pace, none));
         }
+        assert_eq!(seen, [1, 2, 4, 8, 16, 32, 64, 128, 256, 256]);
+        // So many have to find something before they are trusted as in the beginning.
+        for _ in 0..15 {
+            pace.looked(true, 4 * US, none);
+        }
+        assert_eq!(pace.penalty, 256);
+        pace.looked(true, 4 * US, none);
+        assert_eq!(pace.penalty, 0);
+    }
+
+    #[test]
+    fn looks_that_are_asked_for_need_not_pay() {
+        let mut pace = Pace::default();
+        pace.slept_for(8 * US);
+        let asked = 100 * US;
+        for times in [1, 2, 4] {
+            pace.looked(false, asked, asked);
+            assert_eq!(left_out(&mut pace, asked), times);
+        }
+        pace.looked(true, 99 * US, asked);
+        for _ in 0..100 {
+            assert_eq!(left_out(&mut pace, asked), 0);
+            pace.looked(true, 99 * US, asked);
+        }
+        pace.looked(false, asked, asked);
+        assert_eq!(left_out(&mut pace, asked), 1);
     }
 
     /// What `requests` cost, in sleeps, of which every `nth` comes while it is looked for
-    /// one, after `share` of what a sleep costs.
-    fn cost_of(requests: u32, nth: u32, share: f64) -> f64 {
+    /// one, after `after` of what a sleep costs.
+    fn cost_of(requests: u32, nth: u32, after: f64) -> f64 {
         let mut pace = Pace::default();
         let sleep = 10 * US;
         pace.slept_for(sleep);
@@ -233,7 +260,7 @@ mod tests {
             let comes = request % nth == 0;
             let look = pace.look(Duration::ZERO);
             if let Some(longest) = look {
-                let took = if comes { sleep.mul_f64(share) } else { longest };
+                let took = if comes { sleep.mul_f64(after) } else { longest };
                 pace.looked(comes, took, Duration::ZERO);
                 cost += took;
             }
@@ -248,11 +275,30 @@ mod tests {
     fn looks_pay_for_themselves() {
         assert!(cost_of(10_000, 1, 0.2) < 0.21, "all are met");
         for nth in 1..20 {
-            for share in [0.1, 0.5, 0.9, 1.0] {
-                let cost = cost_of(10_000, nth, share);
-                assert!(cost < 1.03, "one of {nth} after {share}: {cost}");
+            for after in [0.1, 0.5, 0.9, 1.0, 2.0, 4.0] {
+                let cost = cost_of(100_000, nth, after);
+                assert!(cost < 1.05, "one of {nth} after {after}: {cost}");
             }
         }
+    }
+
+    /// A driver that is not kept waiting comes back sooner.
+    #[test]
+    fn looks_change_what_they_look_at() {
+        let mut pace = Pace::default();
+        pace.slept_for(10 * US);
+        let mut comes_after = 35 * US;
+        let mut slept = 0;
+        for _ in 0..10_000 {
+            if pace.look(Duration::ZERO).is_some() {
+                pace.looked(true, comes_after, Duration::ZERO);
+                comes_after = (comes_after * 3 / 4).max(5 * US);
+            } else {
+                slept += 1;
+                comes_after = 35 * US;
+            }
+        }
+        assert!(slept < 100, "{slept}");
     }
 
     #[test]
