@@ -171,14 +171,14 @@ fn check_file_system(file_system: &FileSystem) -> Result<(), Problem> {
     }
 }
 
-fn check_mark(mark: &MarkRef<'_>) -> Result<(), Problem> {
+pub(crate) fn check_mark(mark: &MarkRef<'_>) -> Result<(), Problem> {
     match mark {
         MarkRef::Handle { bytes, .. } => check_file_handle(bytes),
         MarkRef::Numbers { .. } => Ok(()),
     }
 }
 
-fn check_inode(inode: &InodeRef<'_>) -> Result<(), Problem> {
+pub(crate) fn check_inode(inode: &InodeRef<'_>) -> Result<(), Problem> {
     if inode.id == 0 || inode.id >= ID_LIMIT {
         return Err(Problem::IdRange);
     }
@@ -259,17 +259,28 @@ impl Ids {
         }
     }
 
+    /// Those of a pack that is in order.
+    fn of(ids: &[u64]) -> Ids {
+        Ids {
+            count: ids.len() as u64,
+            first: ids.first().copied(),
+            last: ids.last().copied(),
+        }
+    }
+
     /// These and, behind them, `later`, if they go on in order and within the limit.
     fn then(self, later: Ids, limit: u64) -> Option<Ids> {
-        let (Some(last), Some(first)) = (self.last, later.first) else {
-            return Some(if later.count == 0 { self } else { later });
+        let both = match (self.last, later.first) {
+            (Some(last), Some(first)) if first <= last => return None,
+            (None, _) => later,
+            (_, None) => self,
+            _ => Ids {
+                count: self.count + later.count,
+                first: self.first,
+                last: later.last,
+            },
         };
-        let both = Ids {
-            count: self.count + later.count,
-            first: self.first,
-            last: later.last,
-        };
-        (first > last && both.count <= limit).then_some(both)
+        (both.count <= limit).then_some(both)
     }
 }
 
@@ -377,8 +388,29 @@ impl Checker {
     /// As [`Checker::frame`].
     pub(crate) fn packed(&mut self, frame: &PackedFrame) -> Result<(), Invalid> {
         match frame {
-            PackedFrame::Inodes(pack) => self.inodes(pack.iter()),
-            PackedFrame::Identities(pack) => self.identities(pack.iter()),
+            PackedFrame::Inodes(pack) => {
+                let (ids, limit) = (Ids::of(pack.ids()), self.limits.inodes);
+                let then = || self.inodes.then(ids, limit);
+                match pack.is_sound().then(then).flatten() {
+                    Some(both) => {
+                        self.inodes = both;
+                        self.inodes_counted()
+                    }
+                    // Which one it is, and what is wrong with it.
+                    None => self.inodes(pack.iter()),
+                }
+            }
+            PackedFrame::Identities(pack) => {
+                let (ids, limit) = (Ids::of(pack.ids()), self.limits.inodes);
+                let then = || self.identities.then(ids, limit);
+                match pack.is_sound().then(then).flatten() {
+                    Some(both) => {
+                        self.identities = both;
+                        Ok(())
+                    }
+                    None => self.identities(pack.iter()),
+                }
+            }
             PackedFrame::Other(frame) => self.frame(frame.as_ref()),
         }
     }
@@ -393,6 +425,11 @@ impl Checker {
                 .and_then(|()| check_inode(&inode))
                 .map_err(|p| invalid(Subject::Inode(inode.id), p))
         })?;
+        self.inodes_counted()
+    }
+
+    /// Whether the counter is above all inodes so far.
+    fn inodes_counted(&self) -> Result<(), Invalid> {
         match self.counters {
             Some(c) => check_counter("next_inode", c.next_inode, self.inodes.last),
             None => Ok(()),

@@ -1,5 +1,6 @@
 //! Finding an object by name, and giving the guest a reference to it.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -115,6 +116,50 @@ impl Holding {
             place,
         })
     }
+
+    /// [`Passthrough::describe`] of what `name` in `dir` is, without a descriptor of it, and
+    /// with the time of its `birth` where that is asked for; `None` where it takes a
+    /// descriptor.
+    ///
+    /// Others may put something else there between the two calls that ask what it is.
+    /// It shows in the inode number, which the handle has in it. Where both numbers are
+    /// the same nevertheless, the first object was gone before the second got its number:
+    /// then the handle leads nowhere, whatever the attributes are.
+    pub(super) fn describe_name(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+        birth: bool,
+    ) -> FsResult<Option<(NewInode, Statx)>> {
+        if !self.use_handles {
+            return Ok(None);
+        }
+        let (handle, id) = match FileHandle::of_name(dir, name) {
+            Ok(found) => found,
+            Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let Some(mount) = self.mounts.usable(id) else {
+            return Ok(None);
+        };
+        let Some(ino) = mount.ino_in(&handle) else {
+            return Ok(None);
+        };
+        let stx = match birth {
+            true => sys::statx_born_at(dir, name)?,
+            false => sys::statx_at(dir, name)?,
+        };
+        let numbers = numbers_of(&stx);
+        if (numbers.mnt_id, numbers.ino) != (id, ino) {
+            return Ok(None);
+        }
+        let new = NewInode {
+            kind: kind_of(&stx),
+            numbers,
+            place: Place::Handle { mount, handle },
+        };
+        Ok(Some((new, stx)))
+    }
 }
 
 impl Passthrough {
@@ -139,42 +184,17 @@ impl Passthrough {
 
     /// [`Passthrough::adopt`] of what `name` in `dir` is, without a descriptor of it;
     /// `None` where it takes one.
-    ///
-    /// Others may put something else there between the two calls that ask what it is.
-    /// It shows in the inode number, which the handle has in it. Where both numbers are
-    /// the same nevertheless, the first object was gone before the second got its number:
-    /// then the handle leads nowhere, whatever the attributes are.
     pub(super) fn adopt_name(
         &self,
         dir: BorrowedFd<'_>,
         name: &Name,
     ) -> FsResult<Option<(Arc<Inode>, Statx)>> {
         // What is not located yet is compared with descriptors.
-        if !self.use_handles || self.unlocated.any() {
+        if self.unlocated.any() {
             return Ok(None);
         }
-        let (handle, id) = match FileHandle::of_name(dir, name.as_c_str()) {
-            Ok(found) => found,
-            Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        let Some(mount) = self.mounts.usable(id) else {
-            return Ok(None);
-        };
-        let Some(ino) = mount.ino_in(&handle) else {
-            return Ok(None);
-        };
-        let stx = sys::statx_at(dir, name.as_c_str())?;
-        let numbers = numbers_of(&stx);
-        if (numbers.mnt_id, numbers.ino) != (id, ino) {
-            return Ok(None);
-        }
-        let new = NewInode {
-            kind: kind_of(&stx),
-            numbers,
-            place: Place::Handle { mount, handle },
-        };
-        Ok(Some((self.inodes.publish(new).0, stx)))
+        let described = self.holding.describe_name(dir, name.as_c_str(), false)?;
+        Ok(described.map(|(new, stx)| (self.inodes.publish(new).0, stx)))
     }
 
     /// The guest's view of `inode`, which lies in `parent`.

@@ -138,6 +138,9 @@ trait Pack: Sized {
 
     /// False where there is no room.
     fn take(&mut self, record: Self::Record<'_>) -> bool;
+
+    /// There are no more: gives room back, in the thread that had it.
+    fn finish(&mut self);
 }
 
 impl Pack for InodePack {
@@ -145,6 +148,10 @@ impl Pack for InodePack {
 
     fn with_capacity(records: usize) -> Self {
         InodePack::with_capacity(records)
+    }
+
+    fn finish(&mut self) {
+        self.fit();
     }
 
     fn take(&mut self, record: InodeIn<'_>) -> bool {
@@ -178,6 +185,10 @@ impl Pack for IdentityPack {
 
     fn with_capacity(records: usize) -> Self {
         IdentityPack::with_capacity(records)
+    }
+
+    fn finish(&mut self) {
+        self.fit();
     }
 
     fn take(&mut self, record: IdentityIn<'_>) -> bool {
@@ -219,6 +230,7 @@ impl<'de, P: Pack> Visitor<'de> for PackVisitor<P> {
                 return Err(A::Error::invalid_length(MAX_RECORDS_PER_FRAME + 1, &self));
             }
         }
+        pack.finish();
         Ok(pack)
     }
 }

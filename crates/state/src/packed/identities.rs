@@ -1,9 +1,10 @@
 //! Identities, packed.
 
 use super::strings::{Head, Strings};
-use super::{IdentityRef, MarkRef, MOST_PACKED};
+use super::{search, IdentityRef, MarkRef, MOST_PACKED};
 use crate::memory;
 use crate::model::Identity;
+use crate::validate::check_mark;
 
 /// Bytes that are set aside for each record before the first one has come.
 const EXPECTED: usize = 16;
@@ -24,6 +25,8 @@ pub struct IdentityPack {
     /// Of all of them, where it is one: nearly always.
     file_system: Option<u32>,
     memory: u64,
+    /// Not all that was pushed is as a record must be by itself, and behind the one before.
+    unsound: bool,
 }
 
 impl IdentityPack {
@@ -34,6 +37,7 @@ impl IdentityPack {
             strings: Strings::with_capacity(records, records * EXPECTED),
             file_system: None,
             memory: 0,
+            unsound: false,
         }
     }
 
@@ -42,27 +46,33 @@ impl IdentityPack {
         if self.ids.len() == MOST_PACKED {
             return false;
         }
-        let head = |by: u8| Head::new(by).number(record.file_system.into());
-        let pushed = match record.mark {
-            MarkRef::Handle { kind, bytes } => {
-                let head = head(HANDLE).signed(kind.into());
-                self.strings.push(&head, bytes)
-            }
-            MarkRef::Numbers { ino, born: None } => {
-                self.strings.push(&head(NUMBER).number(ino), &[])
-            }
+        let (by, born) = match record.mark {
+            MarkRef::Handle { .. } => (HANDLE, [0; 8]),
+            MarkRef::Numbers { born: None, .. } => (NUMBER, [0; 8]),
             MarkRef::Numbers {
-                ino,
-                born: Some(born),
-            } => {
-                let head = head(NUMBER_AND_BIRTH).number(ino);
-                self.strings.push(&head, &born.to_le_bytes())
-            }
+                born: Some(born), ..
+            } => (NUMBER_AND_BIRTH, born.to_le_bytes()),
         };
+        let mut head = Head::new(by);
+        head.number(record.file_system.into());
+        match record.mark {
+            MarkRef::Handle { kind, .. } => head.signed(kind.into()),
+            MarkRef::Numbers { ino, .. } => head.number(ino),
+        }
+        let tail = match record.mark {
+            MarkRef::Handle { bytes, .. } => bytes,
+            MarkRef::Numbers { born: None, .. } => &[],
+            MarkRef::Numbers { .. } => &born[..],
+        };
+        let pushed = self.strings.push(&head, tail);
         if pushed {
             let own = Some(record.file_system);
             if self.ids.is_empty() || self.file_system != own {
                 self.file_system = own.filter(|_| self.ids.is_empty());
+            }
+            if !self.unsound {
+                let ascends = self.ids.last().is_none_or(|last| *last < record.inode);
+                self.unsound = !ascends || check_mark(&record.mark).is_err();
             }
             self.ids.push(record.inode);
             self.memory += memory::of_identity(&record) as u64;
@@ -121,7 +131,7 @@ impl IdentityPack {
 
     /// Of each in order, the inode and the number of the file system: what it takes to
     /// check them against others.
-    fn references(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+    pub(crate) fn references(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
         let file_system = |at| match self.file_system {
             Some(one) => one,
             None => self.get(at).file_system,
@@ -133,6 +143,30 @@ impl IdentityPack {
     /// Bytes that they would take up as records.
     pub(crate) fn memory(&self) -> u64 {
         self.memory
+    }
+
+    /// Whether all of them are as they must be by themselves, and by ascending inode.
+    pub(crate) fn is_sound(&self) -> bool {
+        !self.unsound
+    }
+
+    /// Of which inodes they are.
+    pub(crate) fn ids(&self) -> &[u64] {
+        &self.ids
+    }
+
+    /// The number of the file system that all of them have to do with, if it is one.
+    pub(crate) fn file_system(&self) -> Option<u32> {
+        self.file_system
+    }
+
+    /// Whether the one at `at` tells its object however long nobody has held it: by a file
+    /// handle, or with the time of its birth.
+    ///
+    /// # Panics
+    /// As [`IdentityPack::get`].
+    fn is_lasting(&self, at: usize) -> bool {
+        self.strings.first(at) != NUMBER
     }
 }
 
@@ -200,7 +234,7 @@ impl PackedIdentities {
     /// That of inode `id`.
     pub fn find(&self, id: u64) -> Option<IdentityRef<'_>> {
         let piece = &self.pieces[self.piece(id)?];
-        let at = piece.ids.binary_search(&id).ok()?;
+        let at = search(&piece.ids, id)?;
         Some(piece.get(at))
     }
 
@@ -215,9 +249,9 @@ impl PackedIdentities {
         self.pieces.iter().flat_map(IdentityPack::iter)
     }
 
-    /// Of each in order, the inode and the number of the file system.
-    pub(crate) fn references(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
-        self.pieces.iter().flat_map(IdentityPack::references)
+    /// The packs, of records of ascending inodes.
+    pub(crate) fn pieces(&self) -> &[IdentityPack] {
+        &self.pieces
     }
 
     /// Those of inode `id` and of all with higher ids, in order.
@@ -229,6 +263,20 @@ impl PackedIdentities {
             piece,
             pieces,
         }
+    }
+
+    /// Of inode `id` and of all with higher ids, in order, the inode and whether its mark
+    /// tells the object however long nobody has held it.
+    pub fn lasting_from(&self, id: u64) -> impl Iterator<Item = (u64, bool)> + '_ {
+        let from = self.piece(id).unwrap_or(0);
+        let pieces = self.pieces[from..].iter().enumerate();
+        pieces.flat_map(move |(n, piece)| {
+            let start = match n {
+                0 => piece.ids.partition_point(|own| *own < id),
+                _ => 0,
+            };
+            (start..piece.len()).map(|at| (piece.ids[at], piece.is_lasting(at)))
+        })
     }
 
     /// Forgets all of them.

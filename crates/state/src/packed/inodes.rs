@@ -3,13 +3,13 @@
 use serde_bytes::ByteBuf;
 
 use super::strings::{Head, Strings};
-use super::{InodeRef, Place, MOST_PACKED};
+use super::{search, InodeRef, Place, MOST_PACKED};
 use crate::memory;
 use crate::model::Inode;
 use crate::section::RECORDS_PER_FRAME;
+use crate::validate::check_inode;
 
-/// Records in each piece of [`PackedInodes`] but the last: those that a writer puts into
-/// a frame.
+/// Most records in a piece of [`PackedInodes`]: those that a writer puts into a frame.
 pub const PIECE: usize = RECORDS_PER_FRAME;
 
 /// Bytes that are set aside for each record before the first one has come.
@@ -36,6 +36,8 @@ pub struct InodePack {
     paths: Vec<Vec<ByteBuf>>,
     /// Of what was pushed, in bytes; what was put together of packs does not count.
     memory: u64,
+    /// Not all that was pushed is as a record must be by itself, and behind the one before.
+    unsound: bool,
 }
 
 impl InodePack {
@@ -46,6 +48,7 @@ impl InodePack {
             strings: Strings::with_capacity(records, records * EXPECTED),
             paths: Vec::new(),
             memory: 0,
+            unsound: false,
         }
     }
 
@@ -55,30 +58,43 @@ impl InodePack {
             return false;
         }
         let odd = record.kind & !(u32::from(KIND) << 12) != 0;
-        let head = |place: u8| match odd {
-            false => Head::new(place | (record.kind >> 12) as u8).number(record.lookups),
-            true => Head::new(place | ODD)
-                .number(record.kind.into())
-                .number(record.lookups),
+        let (place, tail) = match record.place {
+            Place::Root => (ROOT, &[][..]),
+            Place::Child { name, .. } => (CHILD, name),
+            Place::Path { .. } => (PATH, &[][..]),
+            Place::Handle { bytes, .. } => (HANDLE, bytes),
+            Place::Lost { .. } => (LOST, &[][..]),
         };
-        let (head, tail) = match record.place {
-            Place::Root => (head(ROOT), &[][..]),
-            Place::Child { parent, name } => (head(CHILD).number(parent), name),
-            Place::Path { from, .. } => (
-                head(PATH).number(self.paths.len() as u64).number(from),
-                &[][..],
-            ),
-            Place::Handle { mount, kind, bytes } => (
-                head(HANDLE).number((u64::from(mount) << 32) | u64::from(kind as u32)),
-                bytes,
-            ),
-            Place::Lost { errno } => (head(LOST).signed(errno.into()), &[][..]),
+        let mut head = match odd {
+            false => Head::new(place | (record.kind >> 12) as u8),
+            true => Head::new(place | ODD),
         };
+        if odd {
+            head.number(record.kind.into());
+        }
+        head.number(record.lookups);
+        match record.place {
+            Place::Root => {}
+            Place::Child { parent, .. } => head.number(parent),
+            Place::Path { from, .. } => {
+                head.number(self.paths.len() as u64);
+                head.number(from);
+            }
+            Place::Handle { mount, kind, .. } => {
+                head.number((u64::from(mount) << 32) | u64::from(kind as u32));
+            }
+            Place::Lost { errno } => head.signed(errno.into()),
+        }
         if !self.strings.push(&head, tail) {
             return false;
         }
         if let Place::Path { components, .. } = record.place {
             self.paths.push(components.to_vec());
+        }
+        // Looked at now that it is at hand: to take it apart again takes longer than that.
+        if !self.unsound {
+            let ascends = self.ids.last().is_none_or(|last| *last < record.id);
+            self.unsound = !ascends || check_inode(&record).is_err();
         }
         self.ids.push(record.id);
         self.memory += memory::of_inode(&record) as u64;
@@ -169,28 +185,106 @@ impl InodePack {
         (0..self.len()).map(|at| self.get(at))
     }
 
+    /// What the record at `at` is found from.
+    ///
+    /// # Panics
+    /// As [`InodePack::get`].
+    pub(crate) fn lead(&self, at: usize) -> Lead {
+        let mut cursor = self.strings.get(at);
+        let first = cursor.byte();
+        let place = first & PLACE;
+        if place == ROOT || place == LOST {
+            return Lead::None;
+        }
+        if first & ODD != 0 {
+            cursor.number();
+        }
+        // Lookups.
+        cursor.number();
+        match place {
+            CHILD => Lead::Above(cursor.number()),
+            PATH => {
+                cursor.number();
+                Lead::Above(cursor.number())
+            }
+            _ => Lead::Mount((cursor.number() >> 32) as u32),
+        }
+    }
+
+    /// In which way the record at `at` is found.
+    ///
+    /// # Panics
+    /// As [`InodePack::get`].
+    pub fn way(&self, at: usize) -> Way {
+        match self.strings.first(at) & PLACE {
+            CHILD => Way::Child,
+            HANDLE => Way::Handle,
+            _ => Way::Other,
+        }
+    }
+
     /// Bytes that they would take up as records.
     pub(crate) fn memory(&self) -> u64 {
         self.memory
     }
+
+    /// Whether all of them are as they must be by themselves, and by ascending id.
+    pub(crate) fn is_sound(&self) -> bool {
+        !self.unsound
+    }
 }
 
-/// Inodes of a state, by ascending id: in pieces of [`PIECE`], and a last one of as many
-/// or less.
+/// What an inode is found from, which must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lead {
+    /// Nothing.
+    None,
+    /// The directory with this id.
+    Above(u64),
+    /// The mount with this number.
+    Mount(u32),
+}
+
+impl From<Place<'_>> for Lead {
+    fn from(place: Place<'_>) -> Lead {
+        match place {
+            Place::Handle { mount, .. } => Lead::Mount(mount),
+            _ => place.above().map_or(Lead::None, Lead::Above),
+        }
+    }
+}
+
+/// In which way an inode is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// [`Place::Child`].
+    Child,
+    /// [`Place::Handle`].
+    Handle,
+    /// Any other.
+    Other,
+}
+
+/// Inodes of a state, by ascending id: in pieces of [`PIECE`] at most, and of half as many
+/// on the average, or more.
 #[derive(Clone, Debug, Default)]
 pub struct PackedInodes {
     pieces: Vec<InodePack>,
+    /// How many records there are in all pieces before each.
+    starts: Vec<usize>,
 }
 
 impl PackedInodes {
     /// Puts the records of a frame behind those before it. Validated ones: no name is
     /// longer than a name can be.
     pub fn append(&mut self, mut pack: InodePack) {
-        let whole = self.pieces.last().is_none_or(|last| last.len() == PIECE);
-        if whole && pack.len() <= PIECE {
-            pack.fit();
-            self.pieces.push(pack);
+        if pack.is_empty() {
             return;
+        }
+        let fits = |last: &InodePack| last.len() + pack.len() <= PIECE;
+        if pack.len() <= PIECE && !self.pieces.last().is_some_and(fits) {
+            pack.fit();
+            return self.begin(pack);
         }
         if !pack.paths.is_empty() {
             // Paths are known by their number in the pack.
@@ -203,19 +297,42 @@ impl PackedInodes {
             let end = pack.len().min(taken + PIECE - last.len());
             last.strings.extend(&pack.strings, taken..end);
             last.ids.extend_from_slice(&pack.ids[taken..end]);
+            // Nobody has looked.
+            last.unsound = true;
             taken = end;
         }
     }
 
+    /// Puts a piece behind those before it.
+    fn begin(&mut self, pack: InodePack) {
+        self.starts.push(self.len());
+        self.pieces.push(pack);
+    }
+
     /// A last piece that is not whole.
     fn room(&mut self) -> &mut InodePack {
-        let whole = self.pieces.last().is_none_or(|last| last.len() == PIECE);
+        let whole = self.pieces.last().is_none_or(|last| last.len() >= PIECE);
         if whole {
             self.fit();
-            self.pieces.push(InodePack::default());
+            self.begin(InodePack::default());
         }
         let last = self.pieces.len() - 1;
         &mut self.pieces[last]
+    }
+
+    /// Which piece the record at `at` is in, and where.
+    fn find(&self, at: usize) -> (usize, usize) {
+        // Nearly all pieces are whole, most of the time.
+        let guess = at / PIECE;
+        let is_it = |piece: usize| {
+            self.starts.get(piece).is_some_and(|start| *start <= at)
+                && self.starts.get(piece + 1).is_none_or(|next| at < *next)
+        };
+        let piece = match is_it(guess) {
+            true => guess,
+            false => self.starts.partition_point(|start| *start <= at) - 1,
+        };
+        (piece, at - self.starts[piece])
     }
 
     /// Adds a validated record, which has a higher id than those before.
@@ -235,8 +352,8 @@ impl PackedInodes {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        let full = self.pieces.len().saturating_sub(1) * PIECE;
-        full + self.pieces.last().map_or(0, InodePack::len)
+        let before = self.starts.last().copied().unwrap_or(0);
+        before + self.pieces.last().map_or(0, InodePack::len)
     }
 
     /// Whether there are none.
@@ -244,7 +361,7 @@ impl PackedInodes {
         self.pieces.is_empty()
     }
 
-    /// The pieces: [`PIECE`] records each, but for the last.
+    /// The pieces, of [`PIECE`] records at most.
     pub fn pieces(&self) -> &[InodePack] {
         &self.pieces
     }
@@ -254,7 +371,8 @@ impl PackedInodes {
     /// # Panics
     /// Where there are no more than `at`.
     pub fn get(&self, at: usize) -> InodeRef<'_> {
-        self.pieces[at / PIECE].get(at % PIECE)
+        let (piece, at) = self.find(at);
+        self.pieces[piece].get(at)
     }
 
     /// The id of the record at `at`.
@@ -262,7 +380,8 @@ impl PackedInodes {
     /// # Panics
     /// As [`PackedInodes::get`].
     pub fn id(&self, at: usize) -> u64 {
-        self.pieces[at / PIECE].ids[at % PIECE]
+        let (piece, at) = self.find(at);
+        self.pieces[piece].ids[at]
     }
 
     /// The file type of the record at `at`.
@@ -270,15 +389,46 @@ impl PackedInodes {
     /// # Panics
     /// As [`PackedInodes::get`].
     pub fn kind(&self, at: usize) -> u32 {
-        self.pieces[at / PIECE].kind(at % PIECE)
+        let (piece, at) = self.find(at);
+        self.pieces[piece].kind(at)
+    }
+
+    /// What the record at `at` is found from.
+    ///
+    /// # Panics
+    /// As [`PackedInodes::get`].
+    pub(crate) fn lead(&self, at: usize) -> Lead {
+        let (piece, at) = self.find(at);
+        self.pieces[piece].lead(at)
     }
 
     /// Where inode `id` is.
     pub fn position(&self, id: u64) -> Option<usize> {
         let first = |piece: &InodePack| piece.ids.first().is_some_and(|first| *first <= id);
         let piece = self.pieces.partition_point(first).checked_sub(1)?;
-        let at = self.pieces[piece].ids.binary_search(&id).ok()?;
-        Some(piece * PIECE + at)
+        let at = search(&self.pieces[piece].ids, id)?;
+        Some(self.starts[piece] + at)
+    }
+
+    /// Where the inodes with these ids end, which ascend, if all of them are there and no
+    /// others are between them.
+    pub(crate) fn have_in_a_row(&self, ids: &[u64]) -> Option<usize> {
+        let at = self.position(*ids.first()?)?;
+        let (mut piece, from) = self.find(at);
+        let mut rest = ids;
+        let mut own = &self.pieces[piece].ids[from..];
+        loop {
+            let both = own.len().min(rest.len());
+            if own[..both] != rest[..both] {
+                return None;
+            }
+            rest = &rest[both..];
+            if rest.is_empty() {
+                return Some(at + ids.len());
+            }
+            piece += 1;
+            own = &self.pieces.get(piece)?.ids;
+        }
     }
 
     /// All of them, in order.

@@ -23,7 +23,8 @@ use serde_bytes::ByteBuf;
 use crate::model::{FileHandle, Identity, Inode, Location, Mark};
 
 pub use identities::{IdentityPack, PackedIdentities};
-pub use inodes::{InodePack, PackedInodes, PIECE};
+pub(crate) use inodes::Lead;
+pub use inodes::{InodePack, PackedInodes, Way, PIECE};
 pub use state::{PackedFrame, PackedFs, PackedState};
 
 /// Most records that one pack may have; their bytes stay below 4 GiB.
@@ -216,5 +217,16 @@ impl IdentityRef<'_> {
             file_system: self.file_system,
             mark: self.mark.to_mark(),
         }
+    }
+}
+
+/// Where `id` is in `ids`, which ascend. Ids of a daemon that has not run for long have
+/// few gaps, and then the first look finds it.
+fn search(ids: &[u64], id: u64) -> Option<usize> {
+    let ahead = id.checked_sub(*ids.first()?)?;
+    let guess = usize::try_from(ahead).ok()?;
+    match ids.get(guess) == Some(&id) {
+        true => Some(guess),
+        false => ids.binary_search(&id).ok(),
     }
 }

@@ -43,7 +43,12 @@ impl Strings {
         let Ok(end) = u32::try_from(self.bytes.len() + head.length + tail.len()) else {
             return false;
         };
-        self.bytes.extend_from_slice(&head.bytes[..head.length]);
+        // All of the head and then less of it: so many bytes are copied at once, where a
+        // few would be one by one.
+        let start = self.bytes.len();
+        self.bytes.reserve(HEAD + tail.len());
+        self.bytes.extend_from_slice(&head.bytes);
+        self.bytes.truncate(start + head.length);
         self.bytes.extend_from_slice(tail);
         self.ends.push(end);
         true
@@ -80,21 +85,26 @@ impl Strings {
 /// Most bytes of a number.
 const NUMBER: usize = 10;
 
+/// Most bytes of a head: a byte, and four numbers.
+const HEAD: usize = 1 + 4 * NUMBER;
+
 /// The beginning of a string: a byte, and up to four numbers.
 pub(super) struct Head {
-    bytes: [u8; 1 + 4 * NUMBER],
+    bytes: [u8; HEAD],
     length: usize,
 }
 
 impl Head {
+    #[inline]
     pub(super) fn new(first: u8) -> Head {
-        let mut bytes = [0; 1 + 4 * NUMBER];
+        let mut bytes = [0; HEAD];
         bytes[0] = first;
         Head { bytes, length: 1 }
     }
 
     /// Adds a number: seven bits a byte, the lowest first.
-    pub(super) fn number(mut self, mut n: u64) -> Head {
+    #[inline]
+    pub(super) fn number(&mut self, mut n: u64) {
         while n >= 0x80 {
             self.bytes[self.length] = n as u8 | 0x80;
             self.length += 1;
@@ -102,12 +112,12 @@ impl Head {
         }
         self.bytes[self.length] = n as u8;
         self.length += 1;
-        self
     }
 
     /// Adds a number that may be negative.
-    pub(super) fn signed(self, n: i64) -> Head {
-        self.number((n << 1 ^ n >> 63) as u64)
+    #[inline]
+    pub(super) fn signed(&mut self, n: i64) {
+        self.number((n << 1 ^ n >> 63) as u64);
     }
 }
 
@@ -115,12 +125,14 @@ impl Head {
 pub(super) struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
+    #[inline]
     pub(super) fn byte(&mut self) -> u8 {
         let (&first, rest) = self.0.split_first().unwrap_or((&0, &[]));
         self.0 = rest;
         first
     }
 
+    #[inline]
     pub(super) fn number(&mut self) -> u64 {
         let first = self.byte();
         if first < 0x80 {

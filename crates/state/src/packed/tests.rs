@@ -68,6 +68,12 @@ proptest! {
             prop_assert_eq!(pack.get(at), record.into());
             prop_assert_eq!(pack.ids()[at], record.id);
             prop_assert_eq!(pack.kind(at), record.kind);
+            prop_assert_eq!(pack.lead(at), Lead::from(InodeRef::from(record).place));
+            prop_assert_eq!(pack.way(at), match record.location {
+                Location::Child { .. } => Way::Child,
+                Location::Handle(_) => Way::Handle,
+                _ => Way::Other,
+            });
         }
     }
 
@@ -103,32 +109,102 @@ proptest! {
     }
 }
 
-/// Whatever the frames, pieces are whole and records are where they should be.
+/// Whatever the frames, pieces are large and records are where they should be.
 #[test]
-fn pieces_do_not_depend_on_frames() {
+fn records_are_where_they_should_be_whatever_the_frames() {
     let state = large(3 * PIECE as u64 + 100);
     let records = &state.fs.inodes;
-    for size in [1, 7, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, records.len()] {
+    let ids: Vec<u64> = records.iter().map(|record| record.id).collect();
+    let sizes = [
+        vec![1],
+        vec![7],
+        vec![PIECE - 1],
+        // As where the first id is 1.
+        vec![PIECE - 1, PIECE],
+        vec![PIECE],
+        vec![PIECE + 1],
+        vec![PIECE, 1, PIECE - 1, 1],
+        vec![PIECE / 2 + 1],
+        vec![2 * PIECE],
+        vec![records.len()],
+    ];
+    for sizes in sizes {
         let mut inodes = PackedInodes::default();
-        for frame in records.chunks(size) {
+        let mut rest = &records[..];
+        for size in sizes.iter().cycle() {
+            let (frame, later) = rest.split_at((*size).min(rest.len()));
             let mut pack = InodePack::default();
             assert!(frame.iter().all(|record| pack.push(record.into())));
             inodes.append(pack);
+            rest = later;
+            if rest.is_empty() {
+                break;
+            }
         }
-        let (last, whole) = inodes.pieces().split_last().unwrap();
-        assert!(whole.iter().all(|piece| piece.len() == PIECE), "{size}");
-        assert!((1..=PIECE).contains(&last.len()), "{size}");
+        let pieces: Vec<usize> = inodes.pieces().iter().map(InodePack::len).collect();
+        assert!(pieces.iter().all(|n| (1..=PIECE).contains(n)), "{pieces:?}");
+        // No two neighbours would fit into one.
+        assert!(pieces.windows(2).all(|n| n[0] + n[1] > PIECE), "{pieces:?}");
         assert_eq!(inodes.len(), records.len());
         for (at, record) in records.iter().enumerate() {
             assert_eq!(inodes.get(at), record.into());
             assert_eq!(inodes.id(at), record.id);
             assert_eq!(inodes.kind(at), record.kind);
+            assert_eq!(inodes.lead(at), inodes.get(at).place.into());
             assert_eq!(inodes.position(record.id), Some(at));
         }
         assert_eq!(inodes.position(0), None);
         assert_eq!(inodes.position(u64::MAX), None);
-        assert!(inodes.into_records() == *records, "{size}");
+        for range in [
+            0..1,
+            0..PIECE,
+            5..PIECE + 5,
+            PIECE - 1..PIECE + 1,
+            0..ids.len(),
+        ] {
+            assert_eq!(inodes.have_in_a_row(&ids[range.clone()]), Some(range.end));
+            let gap = [&ids[range.clone()], &[u64::MAX]].concat();
+            assert_eq!(inodes.have_in_a_row(&gap), None);
+        }
+        assert_eq!(inodes.have_in_a_row(&[ids[0], ids[2]]), None);
+        assert!(inodes.into_records() == *records, "{sizes:?}");
     }
+}
+
+/// What is not in order, or not as a record must be, is known without another look.
+#[test]
+fn packs_know_whether_their_records_are_sound() {
+    let record = |id: u64, name: &'static [u8]| InodeRef {
+        id,
+        lookups: 1,
+        kind: 0o100000,
+        place: Place::Child { parent: 1, name },
+    };
+    let sound = |records: &[InodeRef<'_>]| {
+        let mut pack = InodePack::default();
+        assert!(records.iter().all(|record| pack.push(*record)));
+        pack.is_sound()
+    };
+    assert!(sound(&[]) && sound(&[record(2, b"a"), record(3, b"b"), record(9, b"c")]));
+    assert!(!sound(&[record(2, b"a"), record(2, b"b"), record(9, b"c")]));
+    assert!(!sound(&[record(3, b"a"), record(2, b"b"), record(9, b"c")]));
+    assert!(!sound(&[record(2, b"a/b"), record(3, b"b")]));
+    assert!(!sound(&[record(2, b"a"), record(3, b"..")]));
+
+    let told = |inode: u64, bytes: &'static [u8]| IdentityRef {
+        inode,
+        file_system: 0,
+        mark: MarkRef::Handle { kind: 1, bytes },
+    };
+    let sound = |records: &[IdentityRef<'_>]| {
+        let mut pack = IdentityPack::default();
+        assert!(records.iter().all(|record| pack.push(*record)));
+        pack.is_sound()
+    };
+    assert!(sound(&[told(1, b"a"), told(2, b"b")]));
+    assert!(!sound(&[told(1, b"a"), told(1, b"b")]));
+    assert!(!sound(&[told(2, b"a"), told(1, b"b")]));
+    assert!(!sound(&[told(1, b""), told(2, b"b")]));
 }
 
 #[test]
@@ -165,9 +241,14 @@ fn identities_are_found_by_their_inodes() {
             let expected: Vec<_> = records.iter().filter(|r| r.inode >= from).collect();
             let found: Vec<_> = all.iter_from(from).collect();
             assert_eq!(found.len(), expected.len(), "{size} from {from}");
-            assert!(found.iter().zip(expected).all(|(a, b)| *a == b.into()));
+            assert!(found.iter().zip(&expected).all(|(a, b)| *a == (*b).into()));
+            let lasting = expected.iter().map(|r| match r.mark {
+                Mark::Numbers { born, .. } => (r.inode, born.is_some()),
+                Mark::Handle { .. } => (r.inode, true),
+            });
+            assert!(all.lasting_from(from).eq(lasting), "{size} from {from}");
         }
-        let references: Vec<_> = all.references().collect();
+        let references: Vec<_> = all.pieces().iter().flat_map(|p| p.references()).collect();
         let expected: Vec<_> = records.iter().map(|r| (r.inode, r.file_system)).collect();
         assert!(references == expected, "{size}");
         assert!(all.into_records() == records);

@@ -2,10 +2,12 @@
 //! the right kind.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::OnceLock;
 
 use super::{ghosts, invalid, locks, Invalid, Problem, Subject, ROOT_ID, S_IFDIR, S_IFREG};
 use crate::model::{FsState, Inode, State};
-use crate::packed::{InodeRef, PackedInodes, PackedState, Place};
+use crate::packed::{IdentityPack, InodeRef, Lead, PackedInodes, PackedState};
 use crate::parallel::in_parts;
 
 /// Checks what needs the whole state: root, parents, cycles, mounts, handles'
@@ -16,10 +18,13 @@ use crate::parallel::in_parts;
 /// # Errors
 /// The first contradiction.
 pub fn check_links(state: &State) -> Result<(), Invalid> {
-    let identities = state.fs.identities.iter();
-    let identities = identities.map(|identity| (identity.inode, identity.file_system));
+    let fs = &state.fs;
+    let check_identities = |identities: &mut Identities<'_, [Inode]>| {
+        let all = fs.identities.iter();
+        identities.check(all.map(|identity| (identity.inode, identity.file_system)))
+    };
     let has_session = state.session.is_some();
-    check(has_session, &state.fs, &state.fs.inodes[..], identities)
+    check(has_session, fs, &fs.inodes[..], check_identities)
 }
 
 /// [`check_links`] for a packed state.
@@ -28,13 +33,12 @@ pub fn check_links(state: &State) -> Result<(), Invalid> {
 /// As [`check_links`].
 pub(crate) fn check_packed(state: &PackedState) -> Result<(), Invalid> {
     let fs = &state.fs;
+    let check_identities = |identities: &mut Identities<'_, PackedInodes>| {
+        let mut packs = fs.identities.pieces().iter();
+        packs.try_for_each(|pack| identities.check_pack(pack))
+    };
     let has_session = state.session.is_some();
-    check(
-        has_session,
-        &fs.rest,
-        &fs.inodes,
-        fs.identities.references(),
-    )
+    check(has_session, &fs.rest, &fs.inodes, check_identities)
 }
 
 /// Inodes by ascending id.
@@ -43,6 +47,7 @@ pub(super) trait Inodes: Sync {
     fn get(&self, at: usize) -> InodeRef<'_>;
     fn id(&self, at: usize) -> u64;
     fn kind(&self, at: usize) -> u32;
+    fn lead(&self, at: usize) -> Lead;
     fn search(&self, id: u64) -> Option<usize>;
 }
 
@@ -58,6 +63,9 @@ impl Inodes for [Inode] {
     }
     fn kind(&self, at: usize) -> u32 {
         self[at].kind
+    }
+    fn lead(&self, at: usize) -> Lead {
+        Lead::from(InodeRef::from(&self[at]).place)
     }
     fn search(&self, id: u64) -> Option<usize> {
         self.binary_search_by_key(&id, |inode| inode.id).ok()
@@ -77,24 +85,32 @@ impl Inodes for PackedInodes {
     fn kind(&self, at: usize) -> u32 {
         self.kind(at)
     }
+    fn lead(&self, at: usize) -> Lead {
+        self.lead(at)
+    }
     fn search(&self, id: u64) -> Option<usize> {
         self.position(id)
     }
 }
 
-/// Checks a state, of whose file system `rest` has everything but inodes and identities; of
-/// the latter, what inode and file system they refer to is enough.
+/// Checks a state, of whose file system `rest` has everything but inodes and identities; the
+/// latter are given to who checks them by `check_identities`.
 fn check<I: Inodes + ?Sized>(
     has_session: bool,
     rest: &FsState,
     inodes: &I,
-    identities: impl Iterator<Item = (u64, u32)>,
+    check_identities: impl FnOnce(&mut Identities<'_, I>) -> Result<(), Invalid>,
 ) -> Result<(), Invalid> {
     check_root(has_session, rest, inodes)?;
     let index = Index::new(inodes);
     check_locations(rest, &index)?;
     check_handles(rest, &index)?;
-    check_identities(rest, identities, &index)?;
+    check_identities(&mut Identities {
+        rest,
+        index: &index,
+        next: 0,
+        known: None,
+    })?;
     locks::check(rest, &index)?;
     ghosts::check(rest, &index)
 }
@@ -121,38 +137,56 @@ fn check_handles<I: Inodes + ?Sized>(rest: &FsState, index: &Index<'_, I>) -> Re
     Ok(())
 }
 
-fn check_identities<I: Inodes + ?Sized>(
-    rest: &FsState,
-    identities: impl Iterator<Item = (u64, u32)>,
-    index: &Index<'_, I>,
-) -> Result<(), Invalid> {
-    let inodes = index.inodes;
-    let file_systems = &rest.file_systems;
-    // Nearly all inodes have one, on the same file system as the one before.
-    let mut next = 0;
-    let mut known = None;
-    for (inode, number) in identities {
-        let fail = |problem| Err(invalid(Subject::Identity(inode), problem));
-        let position = match next < inodes.len() && inodes.id(next) == inode {
-            true => Some(next),
-            false => index.position(inode),
-        };
-        let Some(position) = position else {
-            return fail(Problem::NoSuchInode);
-        };
-        next = position + 1;
-        if known == Some(number) {
-            continue;
+/// Checks identities, which come by ascending inode: of each, what inode and file system it
+/// refers to.
+struct Identities<'a, I: ?Sized> {
+    rest: &'a FsState,
+    index: &'a Index<'a, I>,
+    /// Behind the inode of the one before. Nearly all inodes have one.
+    next: usize,
+    /// The file system of the one before. Nearly all are on the same.
+    known: Option<u32>,
+}
+
+impl<I: Inodes + ?Sized> Identities<'_, I> {
+    fn check(&mut self, identities: impl Iterator<Item = (u64, u32)>) -> Result<(), Invalid> {
+        let inodes = self.index.inodes;
+        let file_systems = &self.rest.file_systems;
+        for (inode, number) in identities {
+            let fail = |problem| Err(invalid(Subject::Identity(inode), problem));
+            let position = match self.next < inodes.len() && inodes.id(self.next) == inode {
+                true => Some(self.next),
+                false => self.index.position(inode),
+            };
+            let Some(position) = position else {
+                return fail(Problem::NoSuchInode);
+            };
+            self.next = position + 1;
+            if self.known == Some(number) {
+                continue;
+            }
+            if file_systems
+                .binary_search_by_key(&number, |f| f.id)
+                .is_err()
+            {
+                return fail(Problem::UnknownFileSystem(number));
+            }
+            self.known = Some(number);
         }
-        if file_systems
-            .binary_search_by_key(&number, |f| f.id)
-            .is_err()
-        {
-            return fail(Problem::UnknownFileSystem(number));
-        }
-        known = Some(number);
+        Ok(())
     }
-    Ok(())
+}
+
+impl Identities<'_, PackedInodes> {
+    fn check_pack(&mut self, pack: &IdentityPack) -> Result<(), Invalid> {
+        let known = pack.file_system().is_some() && pack.file_system() == self.known;
+        let row = known.then(|| self.index.inodes.have_in_a_row(pack.ids()));
+        match row.flatten() {
+            Some(next) => self.next = next,
+            None => self.check(pack.references())?,
+        }
+        Ok(())
+    }
 }
 
 fn check_root<I: Inodes + ?Sized>(
@@ -207,19 +241,20 @@ fn check_parents<I: Inodes + ?Sized>(
     let mut last_parent = None;
     let mut last_mount = None;
     for position in part {
-        let inode = inodes.get(position);
-        let fail = |problem| Err(invalid(Subject::Inode(inode.id), problem));
-        if let Place::Handle { mount, .. } = inode.place {
-            if last_mount == Some(mount) {
+        let fail = |problem| Err(invalid(Subject::Inode(inodes.id(position)), problem));
+        let parent = match inodes.lead(position) {
+            Lead::None => continue,
+            Lead::Mount(mount) => {
+                if last_mount == Some(mount) {
+                    continue;
+                }
+                if rest.mounts.binary_search_by_key(&mount, |m| m.id).is_err() {
+                    return fail(Problem::UnknownMount(mount));
+                }
+                last_mount = Some(mount);
                 continue;
             }
-            if rest.mounts.binary_search_by_key(&mount, |m| m.id).is_err() {
-                return fail(Problem::UnknownMount(mount));
-            }
-            last_mount = Some(mount);
-        }
-        let Some(parent) = inode.place.above() else {
-            continue;
+            Lead::Above(parent) => parent,
         };
         let at = match last_parent {
             Some((last, at)) if last == parent => at,
@@ -280,32 +315,49 @@ fn check_cycles<I: Inodes + ?Sized>(index: &Index<'_, I>) -> Result<(), Invalid>
 }
 
 /// Finds inodes by id. Ids of a daemon that has not run for long are dense, and
-/// then a table of positions is faster than any search.
+/// then a table of positions is faster than any search; it is made when there is so much to
+/// look for that it is worth it. What lies in one directory mostly comes together, and then
+/// there is not.
 pub(super) struct Index<'a, I: ?Sized> {
     pub(super) inodes: &'a I,
-    table: Vec<u32>,
+    /// How often it was searched.
+    searches: AtomicUsize,
+    /// Empty where ids are not dense.
+    table: OnceLock<Vec<u32>>,
 }
+
+/// One search for so many inodes is done without a table.
+const FEW_SEARCHES: usize = 64;
 
 impl<'a, I: Inodes + ?Sized> Index<'a, I> {
     fn new(inodes: &'a I) -> Self {
-        let count = inodes.len();
-        let max = count.checked_sub(1).map_or(0, |last| inodes.id(last));
-        let dense = max <= (count as u64).saturating_mul(8) && count < u32::MAX as usize;
-        let mut table = Vec::new();
-        if dense {
-            table = vec![u32::MAX; max as usize + 1];
-            for position in 0..count {
-                table[inodes.id(position) as usize] = position as u32;
-            }
+        Index {
+            inodes,
+            searches: AtomicUsize::new(0),
+            table: OnceLock::new(),
         }
-        Index { inodes, table }
+    }
+
+    /// The table, where it is worth it.
+    fn table(&self) -> Option<&[u32]> {
+        let table = match self.table.get() {
+            Some(table) => table,
+            None => {
+                let searches = self.searches.fetch_add(1, Ordering::Relaxed);
+                if searches < self.inodes.len() / FEW_SEARCHES {
+                    return None;
+                }
+                self.table.get_or_init(|| table_of(self.inodes))
+            }
+        };
+        (!table.is_empty()).then_some(table)
     }
 
     pub(super) fn position(&self, id: u64) -> Option<usize> {
-        if self.table.is_empty() {
+        let Some(table) = self.table() else {
             return self.inodes.search(id);
-        }
-        let position = *self.table.get(usize::try_from(id).ok()?)?;
+        };
+        let position = *table.get(usize::try_from(id).ok()?)?;
         (position != u32::MAX).then_some(position as usize)
     }
 
@@ -313,4 +365,19 @@ impl<'a, I: Inodes + ?Sized> Index<'a, I> {
     pub(super) fn find(&self, id: u64) -> Option<InodeRef<'_>> {
         self.position(id).map(|at| self.inodes.get(at))
     }
+}
+
+/// The position of each inode, by its id; empty where ids are not dense.
+fn table_of<I: Inodes + ?Sized>(inodes: &I) -> Vec<u32> {
+    let count = inodes.len();
+    let max = count.checked_sub(1).map_or(0, |last| inodes.id(last));
+    let dense = max <= (count as u64).saturating_mul(8) && count < u32::MAX as usize;
+    let mut table = Vec::new();
+    if dense {
+        table = vec![u32::MAX; max as usize + 1];
+        for position in 0..count {
+            table[inodes.id(position) as usize] = position as u32;
+        }
+    }
+    table
 }

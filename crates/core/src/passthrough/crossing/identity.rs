@@ -386,19 +386,22 @@ impl Comparer {
         Ok(comparer)
     }
 
-    /// Whether it takes the time of its birth to tell inode `id`.
-    pub(super) fn asks_birth(&self, id: u64) -> bool {
-        self.identities
-            .find(id)
-            .is_some_and(|own| matches!(own.mark, MarkRef::Numbers { born: Some(_), .. }))
+    /// By what inode `id` is told; `None` where nothing is to be compared.
+    pub(super) fn identity(&self, id: u64) -> Option<IdentityRef<'_>> {
+        self.identities.find(id)
     }
 
-    /// Whether `new`, with attributes `stx`, is what the source knows as inode `id`.
+    /// Whether `new`, with attributes `stx`, is what the source told by `own`.
     ///
     /// # Errors
     /// [`Unfit::Replaced`], and what the system calls give.
-    pub(super) fn check(&self, id: u64, new: &NewInode, stx: &Statx) -> Result<(), Unfit> {
-        match self.identities.find(id) {
+    pub(super) fn check(
+        &self,
+        own: Option<IdentityRef<'_>>,
+        new: &NewInode,
+        stx: &Statx,
+    ) -> Result<(), Unfit> {
+        match own {
             Some(own) => self.here.check(own.file_system, own.mark, new, stx),
             None => Ok(()),
         }

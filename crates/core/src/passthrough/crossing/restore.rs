@@ -1,31 +1,31 @@
 //! Destination side: everything in a state is found and opened beside what is
 //! live (the plan), then put in its place.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use ferryfs_state::packed::PackedFs;
 use ferryfs_state::validate::KIND_UNKNOWN;
-use ferryfs_state::{Ghost, Inode as InodeRecord, Location, Mount};
+use ferryfs_state::{Ghost, Inode as InodeRecord, Mount};
 
 use super::super::config::MigrationOnError;
 use super::super::handle::Handles;
-use super::super::handle_bytes::{FileHandle, MountRef};
+use super::super::handle_bytes::MountRef;
 use super::super::inode::{Inode, Inodes, NewInode, Numbers, Place};
 use super::super::locks::Planned;
-use super::super::lookup::{links_of, Object};
 use super::super::names::Names;
 use super::super::{sys, Passthrough};
 use super::ghost::Known;
-use super::identity::{Comparer, Unfit};
+use super::identity::Comparer;
 use super::lazy::{self, Later};
 use crate::errno::{Errno, FsResult};
 use crate::types::NodeId;
 pub(super) use words::kind_name;
 use words::{path_text, What};
 
+mod find;
 mod ghosts;
 mod handles;
 mod locks;
@@ -96,7 +96,6 @@ pub(super) fn plan(
         beneath: HashSet::from([(root_numbers.dev, root_numbers.ino)]),
         errors: Vec::new(),
         replaced: Vec::new(),
-        unlinked: None,
     };
     planner.open_mounts(&state.mounts);
     let open = state.handles.iter().map(|handle| handle.inode).collect();
@@ -156,9 +155,6 @@ struct Planner<'a> {
     errors: Vec<String>,
     /// Which of those are of objects that are others than the guest's.
     replaced: Vec<usize>,
-    /// What was found last, where it has no name: once the source has ended, nobody but
-    /// this daemon keeps it.
-    unlinked: Option<OwnedFd>,
 }
 
 impl Planner<'_> {
@@ -226,77 +222,6 @@ impl Planner<'_> {
         Ok(self.fs.mounts.add(MountRef::probe(opened)?))
     }
 
-    /// From the root down, so that each directory is there before what lies in it
-    /// and is opened once.
-    fn find_inodes(&mut self, records: &[InodeRecord], open: &HashSet<u64>, ghosts: &[Ghost]) {
-        let mut gone = Vec::new();
-        let mut by_handle = 0u64;
-        let mut gone_directories = Vec::new();
-        let mut children: Vec<(u64, &InodeRecord)> = Vec::with_capacity(records.len());
-        let mut ready = VecDeque::from([NodeId::ROOT]);
-        for record in records {
-            match &record.location {
-                Location::Child { parent, .. } => children.push((*parent, record)),
-                Location::Path { from, .. } => children.push((*from, record)),
-                Location::Root => {}
-                Location::Handle(handle) => {
-                    let found = self.find_by_handle(handle, record);
-                    if matches!(found, Err(Unfit::Errno(Errno::ESTALE)))
-                        && !open.contains(&record.id)
-                    {
-                        gone.push(record);
-                        self.insert(record, lost(record.kind, Errno::ESTALE));
-                    } else if let Some((inode, _)) = self.take(record, found, What::Handle) {
-                        by_handle += 1;
-                        self.confine(&inode);
-                    }
-                    ready.push_back(NodeId(record.id));
-                }
-                // Made again when all others are there; nothing can lie in it.
-                Location::Lost { .. } if is_ghost(ghosts, record.id) => {
-                    gone_directories.push(record.id);
-                }
-                Location::Lost { errno } => {
-                    // The source has decided, and said so, that this may be.
-                    self.insert(record, lost(record.kind, Errno::from_raw(*errno)));
-                    ready.push_back(NodeId(record.id));
-                }
-            }
-        }
-        self.judge_gone(&gone, by_handle);
-        children.sort_unstable_by_key(|(parent, record)| (*parent, record.id));
-        while let Some(directory) = gone_directories.pop() {
-            let from = children.partition_point(|(parent, _)| *parent < directory);
-            let here = children[from..].iter().take_while(|(p, _)| *p == directory);
-            for (_, record) in here {
-                self.insert(record, lost(record.kind, Errno::ESTALE));
-                gone_directories.push(record.id);
-            }
-        }
-        while let Some(directory) = ready.pop_front() {
-            let from = children.partition_point(|(parent, _)| *parent < directory.0);
-            let here = children[from..]
-                .iter()
-                .take_while(|(parent, _)| *parent == directory.0);
-            let Some(parent) = self.inodes.get(directory) else {
-                continue;
-            };
-            let mut dir = None;
-            for (_, record) in here {
-                // Opened for the first child; a childless directory never is.
-                let dir = dir.get_or_insert_with(|| {
-                    parent
-                        .fd()
-                        .and_then(|fd| Ok(fd.as_fd().try_clone_to_owned()?))
-                });
-                self.find_by_name(&parent, dir, record);
-                if record.kind == libc::S_IFDIR {
-                    ready.push_back(NodeId(record.id));
-                }
-            }
-        }
-    }
-
     /// What was removed, and is not open: nothing holds it any more. The source
     /// would answer the guest with the same error, so it is no loss. Where nothing
     /// at all is found, though, this is another file system.
@@ -315,184 +240,6 @@ impl Planner<'_> {
                 Errno::ESTALE
             ));
         }
-    }
-
-    fn find_by_name(
-        &mut self,
-        parent: &Arc<Inode>,
-        dir: &Result<OwnedFd, Errno>,
-        record: &InodeRecord,
-    ) {
-        let dir = match dir {
-            Ok(dir) => dir,
-            Err(e) => {
-                // The directory's own error has been told.
-                self.insert(record, lost(record.kind, *e));
-                return;
-            }
-        };
-        match &record.location {
-            Location::Child { name, .. } => {
-                let found = open_child(dir.as_fd(), name);
-                let found = self.examine(found, record);
-                let what = What::Name(parent, name);
-                if let Some((inode, links)) = self.take(record, found, what) {
-                    self.names.insert(&self.inodes, parent, name, &inode, links);
-                }
-            }
-            Location::Path { components, .. } => {
-                let what = What::Path(parent, components);
-                let Some((last, directories)) = components.split_last() else {
-                    return;
-                };
-                let found = self.enter(parent, directories.iter().map(|c| c.as_slice()));
-                let (above, found) = match found {
-                    Ok(above) => {
-                        let found = above.fd().and_then(|fd| open_child(fd.as_fd(), last));
-                        (Some(above), found)
-                    }
-                    Err(e) => (None, Err(e)),
-                };
-                let found = self.examine(found, record);
-                let taken = self.take(record, found, what);
-                let Some(above) = above else { return };
-                if let Some((inode, links)) = taken {
-                    self.names.insert(&self.inodes, &above, last, &inode, links);
-                }
-                if above.id() != parent.id() {
-                    // From here on what lies in it keeps it.
-                    self.names.release(&self.inodes, above, 1);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Walks down from `parent` through directories that the guest need not know.
-    /// The answer, where it is not `parent`, has a lookup to be given back.
-    fn enter<'c>(
-        &self,
-        parent: &Arc<Inode>,
-        directories: impl Iterator<Item = &'c [u8]>,
-    ) -> FsResult<Arc<Inode>> {
-        let mut at = parent.clone();
-        for component in directories {
-            let next = (|| {
-                let fd = open_child(at.fd()?.as_fd(), component)?;
-                let (new, _) = self.fs.describe(Object::Path(fd))?;
-                if new.kind != libc::S_IFDIR {
-                    return Err(Errno::ENOTDIR);
-                }
-                let (next, _) = self.inodes.publish(new);
-                self.names.insert(&self.inodes, &at, component, &next, 1);
-                Ok(next)
-            })();
-            if at.id() != parent.id() {
-                self.names.release(&self.inodes, at, 1);
-            }
-            at = next?;
-        }
-        Ok(at)
-    }
-
-    fn find_by_handle(
-        &mut self,
-        handle: &ferryfs_state::FileHandle,
-        record: &InodeRecord,
-    ) -> Result<(NewInode, u32), Unfit> {
-        let mount = match self.mounts.get(&handle.mount) {
-            Some(Ok(mount)) => mount,
-            Some(Err(e)) => return Err(Unfit::Errno(*e)),
-            None => return Err(Unfit::Errno(Errno::ENXIO)),
-        };
-        let handle = FileHandle::new(handle.kind, &handle.bytes).ok_or(Errno::EINVAL)?;
-        let found = handle.open(mount.fd(), libc::O_PATH);
-        self.examine(found, record)
-    }
-
-    /// Complains of a directory that was found by handle outside the share: the
-    /// wrong directory is shared here, or the state means harm. A handle opens
-    /// anything on its file system, so this is looked at step by step upwards.
-    ///
-    /// Of a file nothing says where it lies, and of a removed directory neither.
-    fn confine(&mut self, inode: &Inode) {
-        if !inode.is_dir() {
-            return;
-        }
-        let beneath = match inode.fd() {
-            Ok(fd) => is_beneath(&mut self.beneath, fd.as_fd()),
-            Err(e) => Err(e),
-        };
-        match beneath {
-            Ok(true) => {}
-            Ok(false) => self.errors.push(format!(
-                "inode {} (directory): its file handle leads out of the shared directory",
-                inode.id()
-            )),
-            Err(e) => self.errors.push(format!(
-                "inode {} (directory): failed to find out where its file handle leads: {e}",
-                inode.id()
-            )),
-        }
-    }
-
-    /// A found object as an inode, with its link count; it must be what it was.
-    fn examine(
-        &mut self,
-        found: FsResult<OwnedFd>,
-        record: &InodeRecord,
-    ) -> Result<(NewInode, u32), Unfit> {
-        let found = found?;
-        let stx = match self.comparer.asks_birth(record.id) {
-            true => sys::statx_born(found.as_fd())?,
-            false => sys::statx(found.as_fd())?,
-        };
-        self.unlinked = match stx.stx_nlink {
-            0 => Some(found.try_clone().map_err(Errno::from)?),
-            _ => None,
-        };
-        let new = self.fs.holding.describe_as(Object::Path(found), &stx)?;
-        fits_kind(record.kind, new.kind)?;
-        self.comparer.check(record.id, &new, &stx)?;
-        Ok((new, links_of(&stx)))
-    }
-
-    /// Enters what was found, or its error, under the record's number.
-    fn take(
-        &mut self,
-        record: &InodeRecord,
-        found: Result<(NewInode, u32), Unfit>,
-        what: What<'_>,
-    ) -> Option<(Arc<Inode>, u32)> {
-        let unfit = match found {
-            Ok((new, links)) => {
-                let inode = self.insert(record, new);
-                if let Some(fd) = self.unlinked.take() {
-                    if matches!(inode.place(), Place::Handle { .. }) {
-                        inode.keep(fd);
-                    }
-                }
-                return Some((inode, links));
-            }
-            Err(unfit) => unfit,
-        };
-        let (id, kind) = (record.id, kind_name(record.kind));
-        let error = match unfit {
-            Unfit::Errno(e) => format!("inode {id} ({kind}): failed to find {what}: {e}"),
-            // Told by `confine`.
-            Unfit::Outside => format!("inode {id} ({kind}): {what} leads out of the share"),
-            Unfit::Replaced => {
-                self.replaced.push(self.errors.len());
-                format!(
-                    "inode {id} ({kind}): \"{}\" is another object than the one that the guest \
-                     knows by that name",
-                    self.path_of(&what)
-                )
-            }
-        };
-        self.errors.push(error);
-        self.insert(record, lost(record.kind, unfit.errno()));
-        None
     }
 
     /// For messages: from the share's root, as far as the names lead there.

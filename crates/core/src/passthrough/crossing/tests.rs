@@ -555,6 +555,7 @@ mod features;
 mod ghosts;
 mod identity;
 mod lazy;
+mod many;
 mod model;
 mod mounts;
 mod texts;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use ferryfs_state::packed::{InodePack, MarkRef, PackedFs, PackedIdentities, PackedInodes, Place};
+use ferryfs_state::packed::{InodePack, PackedFs, PackedIdentities, PackedInodes, Way};
 use ferryfs_state::{Inode as InodeRecord, Mount};
 
 use super::super::super::config::Restore;
@@ -50,38 +50,23 @@ impl Later {
 
 /// Which inodes of a state are looked for before it is taken over: some, not all.
 pub(in super::super) struct Split {
-    /// Of each inode.
-    now: Vec<bool>,
+    /// Where they are, in order.
+    now: Vec<usize>,
 }
 
 impl Split {
-    fn positions(&self) -> impl Iterator<Item = usize> + '_ {
-        let all = self.now.iter().enumerate();
-        all.filter(|(_, now)| **now).map(|(at, _)| at)
-    }
-
     /// Those that are looked for before.
     pub(in super::super) fn records(&self, inodes: &PackedInodes) -> Vec<InodeRecord> {
-        self.positions()
-            .map(|at| inodes.get(at).to_record())
-            .collect()
+        let now = self.now.iter();
+        now.map(|at| inodes.get(*at).to_record()).collect()
     }
 
     /// The directories among them.
     fn directories(&self, inodes: &PackedInodes) -> Vec<NodeId> {
-        self.positions()
-            .filter(|at| inodes.kind(*at) == libc::S_IFDIR)
-            .map(|at| NodeId(inodes.id(at)))
+        let now = self.now.iter();
+        now.filter(|at| inodes.kind(**at) == libc::S_IFDIR)
+            .map(|at| NodeId(inodes.id(*at)))
             .collect()
-    }
-}
-
-/// Whether an object can be told by its mark alone, however long it was not held.
-fn is_certain(mark: MarkRef<'_>) -> bool {
-    match mark {
-        MarkRef::Handle { .. } => true,
-        // The number may be used again for another object.
-        MarkRef::Numbers { born, .. } => born.is_some(),
     }
 }
 
@@ -113,7 +98,9 @@ pub(in super::super) fn split(
         sample -= 1;
     }
     add_ancestors(&state.inodes, &mut now);
-    now.contains(&false).then_some(Split { now })
+    let all = now.iter().enumerate();
+    let now: Vec<usize> = all.filter(|(_, now)| **now).map(|(at, _)| at).collect();
+    (now.len() < count).then_some(Split { now })
 }
 
 /// Which inodes cannot wait: what is open or locked, and what could not be told later.
@@ -135,22 +122,23 @@ fn needed(state: &PackedFs, identities: &PackedIdentities) -> Vec<bool> {
 /// Which of these could not be told later.
 fn needed_of(piece: &InodePack, identities: &PackedIdentities) -> Vec<bool> {
     let first = piece.ids().first().copied().unwrap_or(0);
-    let mut identities = identities.iter_from(first).peekable();
-    let needs = |record: ferryfs_state::packed::InodeRef<'_>| {
-        while identities
-            .next_if(|identity| identity.inode < record.id)
-            .is_some()
-        {}
-        let own = identities.next_if(|identity| identity.inode == record.id);
-        match record.place {
+    let mut identities = identities.lasting_from(first);
+    let mut next = identities.next();
+    let needs = |(at, id): (usize, &u64)| {
+        while next.is_some_and(|(inode, _)| inode < *id) {
+            next = identities.next();
+        }
+        let own = next.filter(|(inode, _)| inode == id);
+        match piece.way(at) {
             // With an identity beside it, it has no name: who does not hold it before
             // the source has ended comes too late.
-            Place::Handle { .. } => own.is_some(),
-            Place::Child { .. } => !own.is_some_and(|own| is_certain(own.mark)),
-            Place::Root | Place::Path { .. } | Place::Lost { .. } => true,
+            Way::Handle => own.is_some(),
+            // Where an inode number is all that tells it, it may be used again for another.
+            Way::Child => !own.is_some_and(|(_, lasting)| lasting),
+            Way::Other => true,
         }
     };
-    piece.iter().map(needs).collect()
+    piece.ids().iter().enumerate().map(needs).collect()
 }
 
 /// Adds what it takes to come to those.

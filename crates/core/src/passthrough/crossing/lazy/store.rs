@@ -61,17 +61,21 @@ fn hash(hasher: &RandomState, key: Key<'_>) -> u64 {
 }
 
 impl Store {
-    /// Of `inodes` with those of `identities` that belong to them. Those that are to be
-    /// located by `now` are done; the others are found by name or by handle.
-    pub(super) fn new(inodes: PackedInodes, identities: PackedIdentities, now: &[bool]) -> Store {
-        let state = |now: &bool| AtomicU8::new(if *now { DONE } else { WAITING });
+    /// Of `inodes` with those of `identities` that belong to them. Those that are at `now`, of
+    /// which each is there once, are located before and done; the others are found by name or by handle.
+    pub(super) fn new(inodes: PackedInodes, identities: PackedIdentities, now: &[usize]) -> Store {
+        let count = inodes.len();
+        let mut states: Vec<_> = (0..count).map(|_| AtomicU8::new(WAITING)).collect();
+        for at in now {
+            *states[*at].get_mut() = DONE;
+        }
         Store {
             inodes,
             identities,
-            states: now.iter().map(state).collect(),
+            states: states.into(),
             by_mark: OnceLock::new(),
             hasher: RandomState::new(),
-            left: AtomicUsize::new(now.iter().filter(|now| !**now).count()),
+            left: AtomicUsize::new(count - now.len()),
             given_back: Mutex::default(),
             parked: Mutex::default(),
             freed: Condvar::new(),
@@ -276,8 +280,7 @@ mod tests {
             });
         }
         // The last one has been located before.
-        let now: Vec<bool> = (1..=count).map(|n| n == count).collect();
-        Store::new(inodes, identities, &now)
+        Store::new(inodes, identities, &[count as usize - 1])
     }
 
     #[test]
