@@ -14,6 +14,7 @@ mod collect;
 mod describe;
 mod ghost;
 mod identity;
+mod ids;
 mod lazy;
 mod mounts;
 mod precopy;

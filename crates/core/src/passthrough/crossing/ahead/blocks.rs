@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::super::super::inode::{Inode, Inodes, SHARDS};
+use super::super::super::inode::{Inode, Inodes};
+use super::super::ids::Ids;
 use crate::types::NodeId;
 
 /// Ids for each inode in a block up to which it is asked for all of them: beyond, it is
@@ -90,16 +91,17 @@ impl Blocks {
         self.all.clear();
         // Ids that are being given now are looked for by number.
         self.next = inodes.next();
-        let mut ids = Vec::with_capacity(inodes.len());
-        for shard in 0..SHARDS {
-            inodes.ids_in(shard, &mut ids);
-        }
-        ids.sort_unstable();
+        let ids = Ids::of(inodes);
         let mask = (1 << self.shift) - 1;
-        for ids in ids.chunk_by(|a, b| a >> self.shift == b >> self.shift) {
-            let members = ids.iter().map(|id| (id & mask) as u16).collect();
-            let number = ids[0] >> self.shift;
-            self.all.push(Block::with(number, members, self.shift));
+        let mut members = Vec::new();
+        let mut ids = ids.iter().peekable();
+        while let Some(id) = ids.next() {
+            members.push((id & mask) as u16);
+            let number = id >> self.shift;
+            if ids.peek().is_none_or(|next| next >> self.shift != number) {
+                let members = std::mem::take(&mut members);
+                self.all.push(Block::with(number, members, self.shift));
+            }
         }
         // The last one is being filled.
         let last = (self.next - 1) >> self.shift;
