@@ -61,8 +61,22 @@ pub(crate) struct Pace {
     /// What looks have saved, less what they have cost, in ns of processor time, since they
     /// were left out.
     balance: i64,
-    /// Where nobody waits for the requests.
+    /// Where nobody waits for the requests: it rests instead of looking.
     rest: Option<Rest>,
+}
+
+/// What the thread of a ring in which nothing is left does before it sleeps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wait {
+    /// Looks at the ring.
+    Look {
+        /// For no longer than this.
+        longest: Duration,
+        /// What the configuration asks for.
+        asked: Duration,
+    },
+    /// Nothing, for so long.
+    Rest(Duration),
 }
 
 impl Pace {
@@ -72,11 +86,6 @@ impl Pace {
             rest: (index == HIGH_PRIORITY).then(Rest::default),
             ..Pace::default()
         }
-    }
-
-    /// The rests of a queue for whose requests nobody waits: it has them instead of looks.
-    pub(crate) fn rest(&mut self) -> Option<&mut Rest> {
-        self.rest.as_mut()
     }
 
     /// Whether the driver is to be told now of what it has not been told; it is taken as
@@ -96,9 +105,27 @@ impl Pace {
         true
     }
 
-    /// How long to look for a request before sleeping, if at all; `asked` is the least
-    /// time that the configuration asks for.
-    pub(crate) fn look(&mut self, asked: Duration) -> Option<Duration> {
+    /// What to do before sleeping, if anything; `asked` is the least time that the
+    /// configuration asks to look for a request.
+    pub(crate) fn wait(&mut self, asked: Duration) -> Option<Wait> {
+        match &self.rest {
+            Some(rest) => rest.due().map(Wait::Rest),
+            None => {
+                let longest = self.look(asked)?;
+                Some(Wait::Look { longest, asked })
+            }
+        }
+    }
+
+    /// A rest is over. `offered` requests have come during it, of as many as `size` that
+    /// the queue can take.
+    pub(crate) fn rested(&mut self, offered: u16, size: u16) {
+        if let Some(rest) = &mut self.rest {
+            rest.rested(offered, size);
+        }
+    }
+
+    fn look(&mut self, asked: Duration) -> Option<Duration> {
         if self.left_out > 0 {
             self.left_out -= 1;
             return None;
@@ -108,7 +135,7 @@ impl Pace {
     }
 
     /// A look has found a request, or not, and has taken so long; `asked` is as in
-    /// [`Pace::look`].
+    /// [`Pace::wait`].
     pub(crate) fn looked(&mut self, found: bool, took: Duration, asked: Duration) {
         let ns = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
         let cost = ns(self.cost);

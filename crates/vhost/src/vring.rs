@@ -26,7 +26,7 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, Guest
 use crate::chain::Table;
 use crate::coalesce::Untold;
 use crate::dirty_log::LogBitmap;
-use crate::pace::Pace;
+use crate::pace::{Pace, Wait};
 use crate::rings::RingControl;
 use crate::standing::{How, Standing};
 
@@ -291,7 +291,7 @@ impl Vring {
             self.put_used(&mut state, mem, served);
         }
         let mut looked_again = false;
-        let mut looked = false;
+        let mut waited = false;
         while self.may_take(state.is_enabled(), state.get_queue()) {
             let queue = state.get_queue_mut();
             match queue.iter(mem) {
@@ -311,31 +311,15 @@ impl Vring {
             }
             // Before the look that finds what the driver adds when it is told.
             self.tell(&mut state, mem);
-            if !looked {
-                looked = true;
-                if let Some(rest) = pace.rest() {
-                    if let Some(length) = rest.due() {
-                        // Nobody takes the ring from a thread that may go on with it.
-                        self.ring.busy.store(true, Ordering::SeqCst);
-                        drop(state);
-                        self.rest(length);
-                        state = self.inner.get_mut();
-                        let queue = state.get_queue();
-                        let offered = offered(queue, mem).unwrap_or(0);
-                        rest.rested(offered, queue.size());
-                        continue;
-                    }
-                } else {
-                    let asked = self.poll();
-                    if let Some(longest) = pace.look(asked) {
-                        drop(state);
-                        let start = Instant::now();
-                        if let Some(found) = self.look(mem, start, longest) {
-                            pace.looked(found, start.elapsed(), asked);
-                        }
-                        state = self.inner.get_mut();
-                        continue;
-                    }
+            if !waited {
+                waited = true;
+                if let Some(wait) = pace.wait(self.poll()) {
+                    // Nobody is told that the ring is stopped while its thread may go on.
+                    self.ring.busy.store(true, Ordering::SeqCst);
+                    drop(state);
+                    self.wait(mem, wait, pace);
+                    state = self.inner.get_mut();
+                    continue;
                 }
             }
             match state.get_queue_mut().enable_notification(mem) {
@@ -366,6 +350,33 @@ impl Vring {
         None
     }
 
+    /// Waits for a request, as `wait` says, and notes whether one has come.
+    fn wait(&self, mem: &GuestMem, wait: Wait, pace: &mut Pace) {
+        match wait {
+            Wait::Look { longest, asked } => {
+                let start = Instant::now();
+                if let Some(found) = self.look(mem, start, longest) {
+                    pace.looked(found, start.elapsed(), asked);
+                }
+            }
+            Wait::Rest(length) => {
+                self.rest(length);
+                let state = self.inner.get_ref();
+                let queue = state.get_queue();
+                pace.rested(offered(queue, mem).unwrap_or(0), queue.size());
+            }
+        }
+    }
+
+    /// Does nothing for `length`, or until the ring is stopped.
+    fn rest(&self, length: Duration) {
+        let guard = self.ring.idle_lock.lock();
+        let guard = guard.unwrap_or_else(PoisonError::into_inner);
+        if !self.ring.draining.load(Ordering::SeqCst) {
+            let _ = self.ring.stopping.wait_timeout(guard, length);
+        }
+    }
+
     /// Looks at the ring until there is a request, or it may not be taken any more, for
     /// no longer than `longest` from `start` on; whether there is one. `None`: it may not
     /// be taken.
@@ -390,15 +401,6 @@ impl Vring {
             if start.elapsed() >= longest {
                 return Some(false);
             }
-        }
-    }
-
-    /// Does nothing for `length`, or until the ring is stopped.
-    fn rest(&self, length: Duration) {
-        let guard = self.ring.idle_lock.lock();
-        let guard = guard.unwrap_or_else(PoisonError::into_inner);
-        if !self.ring.draining.load(Ordering::SeqCst) {
-            let _ = self.ring.stopping.wait_timeout(guard, length);
         }
     }
 
