@@ -18,6 +18,7 @@
 
 mod bounded;
 mod convert;
+mod crc;
 mod dialect;
 pub mod envelope;
 mod error;

@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::bounded::MAX_RECORDS_PER_FRAME;
+use crate::crc;
 use crate::envelope::{
     in_header, le32, le64, split_crc, FrameHeader, Header, Totals, CRC, END_PAYLOAD,
     FRAME_CRITICAL, FRAME_HEADER, MAGIC,
@@ -24,7 +25,7 @@ pub use whole::{read_packed, read_packed_on_threads, read_state, read_state_on_t
 
 /// Bytes of a payload for which there is room before they come: a frame of usual
 /// size is read at once, and one that claims to be large gets no more for it.
-const AHEAD: u64 = 256 << 10;
+const AHEAD: usize = 256 << 10;
 
 /// Reads until `buf` is full or the input ends; answers how many bytes came.
 fn read_full<R: Read + ?Sized>(input: &mut R, buf: &mut [u8]) -> std::io::Result<usize> {
@@ -175,22 +176,18 @@ impl<R: Read> EnvelopeReader<R> {
         self.check_size(at, length)?;
         self.offset += FRAME_HEADER as u64;
 
-        let want = length + CRC as u64;
-        self.payload.clear();
-        self.payload.reserve(want.min(AHEAD) as usize);
-        let n = (&mut self.input)
-            .take(want)
-            .read_to_end(&mut self.payload)? as u64;
+        let want = length as usize + CRC;
+        let n = self.read_payload(want)?;
         if n < want {
             return Err(StateError::Truncated {
                 at: At {
                     section: Some(header.section),
-                    offset: self.offset + n,
+                    offset: self.offset + n as u64,
                 },
-                missing: want - n,
+                missing: (want - n) as u64,
             });
         }
-        self.offset += want;
+        self.offset += want as u64;
         let (payload, found) = split_crc(&self.payload);
         let computed = crc32c::crc32c_append(crc32c::crc32c(&head), payload);
         if found != computed {
@@ -209,8 +206,8 @@ impl<R: Read> EnvelopeReader<R> {
             )));
         }
 
-        self.crc = crc32c::crc32c_append(self.crc, &head);
         if header.section == SectionId::END {
+            self.crc = crc32c::crc32c_append(self.crc, &head);
             // Its shape belongs to the container's version.
             if header.version != SectionVersion(1)
                 || header.records != 0
@@ -222,7 +219,9 @@ impl<R: Read> EnvelopeReader<R> {
             self.check_end(at, crc)?;
             return Ok(None);
         }
-        self.crc = crc32c::crc32c_append(self.crc, &self.payload);
+        let length = FRAME_HEADER + payload.len();
+        self.crc = crc::join(self.crc, computed, length);
+        self.crc = crc32c::crc32c_append(self.crc, &found.to_le_bytes());
         self.totals.count(header.section, header.records);
         let (payload, _) = split_crc(&self.payload);
         Ok(Some(RawFrame {
@@ -230,6 +229,23 @@ impl<R: Read> EnvelopeReader<R> {
             header,
             payload,
         }))
+    }
+
+    /// Reads `want` bytes of payload, or as many as there are; answers how many came. What is
+    /// in the buffer from before is written over, so that nothing need be cleared.
+    fn read_payload(&mut self, want: usize) -> Result<usize, StateError> {
+        let mut n = 0;
+        loop {
+            let room = want.min(n + AHEAD);
+            if self.payload.len() < room {
+                self.payload.resize(room, 0);
+            }
+            n += read_full(&mut self.input, &mut self.payload[n..room])?;
+            if n < room || n == want {
+                self.payload.truncate(n);
+                return Ok(n);
+            }
+        }
     }
 
     fn truncated_between_frames(&self, n: usize) -> StateError {

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
 use crate::convert::{Outline, WriteOptions};
+use crate::crc;
 use crate::dialect::Losses;
-use crate::envelope::{append_frame, Header, Totals, WriterInfo, END_PAYLOAD};
+use crate::envelope::{append_frame, split_crc, Header, Totals, WriterInfo, END_PAYLOAD};
 use crate::error::StateError;
 use crate::format::Format;
 use crate::limits::Limits;
@@ -345,7 +346,10 @@ impl<'f, W: Write> StreamWriter<'f, W> {
         }
         self.out.write_all(bytes)?;
         self.written += bytes.len() as u64;
-        self.crc = crc32c::crc32c_append(self.crc, bytes);
+        // The frame has a checksum of its own, which is part of the stream.
+        let (body, crc) = split_crc(bytes);
+        self.crc = crc::join(self.crc, crc, body.len());
+        self.crc = crc32c::crc32c_append(self.crc, &bytes[body.len()..]);
         self.totals.count(section, records);
         self.last = Some(section);
         Ok(())

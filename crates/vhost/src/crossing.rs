@@ -12,9 +12,13 @@ use crate::precopy::Precopy;
 use crate::rings::Rings;
 use crate::transfer::{Channel, Direction};
 
-/// Buffer between the state stream's writer or reader and the front-end's pipe, in
-/// bytes: serializers write a few bytes at a time.
+/// Buffer between the state stream's writer and the front-end's pipe, in bytes: serializers
+/// write a few bytes at a time.
 const CHANNEL_BUFFER: usize = 64 << 10;
+
+/// Buffer between the pipe and the stream's reader, in bytes: for what stands between the
+/// payloads, which are larger and go past it.
+const LOAD_BUFFER: usize = 4 << 10;
 
 /// How a guest's state crosses when its VM migrates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -271,7 +275,7 @@ fn save<S: Crossing>(
 
 /// Loads what comes through `channel`. Answers what stands over.
 fn load<S: Crossing>(service: &S, channel: Channel) -> io::Result<Vec<StandingRequest>> {
-    let mut input = BufReader::with_capacity(CHANNEL_BUFFER, channel);
+    let mut input = BufReader::with_capacity(LOAD_BUFFER, channel);
     service
         .load(&mut input)
         .map(|report| report.standing)
@@ -280,7 +284,7 @@ fn load<S: Crossing>(service: &S, channel: Channel) -> io::Result<Vec<StandingRe
 
 /// Sees that nothing comes through `channel`, and that a state is here without.
 fn load_nothing<S: Crossing>(service: &S, channel: Channel, otherwise: &str) -> io::Result<()> {
-    let mut input = BufReader::with_capacity(CHANNEL_BUFFER, channel);
+    let mut input = BufReader::with_capacity(LOAD_BUFFER, channel);
     if !input.fill_buf()?.is_empty() {
         let why = format!("state not loaded, this daemon is as it was: {otherwise}");
         log::error!("{why}");
