@@ -22,6 +22,9 @@ use super::sys;
 use crate::errno::{Errno, FsResult};
 use crate::types::NodeId;
 
+/// Inodes that are looked for in a table before any of them is touched.
+const AT_ONCE: usize = 16;
+
 /// Shards of each table.
 pub const SHARDS: usize = 256;
 
@@ -581,6 +584,51 @@ impl Inodes {
     /// while something that it knows is remembered to lie in it.
     pub fn get_or_pinned(&self, id: NodeId) -> Option<Arc<Inode>> {
         find_id(&read(self.id_shard(id)), id).cloned()
+    }
+
+    /// [`Inodes::get_or_pinned`] of each of `ids`, in their order: a shard's lock is taken
+    /// once for all that are in it.
+    pub(super) fn get_all(&self, ids: &[u64]) -> Vec<Option<Arc<Inode>>> {
+        if ids.len() < SHARDS {
+            let each = ids.iter().map(|id| self.get_or_pinned(NodeId(*id)));
+            return each.collect();
+        }
+        // Positions in `ids`, by shard, put in place by counting.
+        let mut ends = [0; SHARDS];
+        for id in ids {
+            ends[shard_of(*id)] += 1;
+        }
+        let mut before = 0;
+        for end in &mut ends {
+            before += std::mem::replace(end, before);
+        }
+        let mut positions = vec![0u32; ids.len()];
+        for (at, id) in ids.iter().enumerate() {
+            let place = &mut ends[shard_of(*id)];
+            positions[*place] = at as u32;
+            *place += 1;
+        }
+        let mut found = vec![None; ids.len()];
+        let mut start = 0;
+        for (shard, end) in ends.into_iter().enumerate() {
+            if start == end {
+                continue;
+            }
+            let table = read(&self.ids[shard]);
+            for some in positions[start..end].chunks(AT_ONCE) {
+                // All are looked for before any of them is counted: a processor goes on with
+                // the next while one is on its way from memory, but for what is atomic.
+                let mut here = [None; AT_ONCE];
+                for (here, at) in here.iter_mut().zip(some) {
+                    *here = find_id(&table, NodeId(ids[*at as usize]));
+                }
+                for (here, at) in here.iter().zip(some) {
+                    found[*at as usize] = here.cloned();
+                }
+            }
+            start = end;
+        }
+        found
     }
 
     /// The inode that is this host object, with one more lookup.

@@ -157,3 +157,35 @@ fn an_inode_is_small() {
     let size = std::mem::size_of::<Inode>() + 16;
     assert!(size <= 120, "{size} bytes");
 }
+
+#[test]
+fn many_are_found_at_once_as_one_by_one() {
+    let lost = || NewInode {
+        kind: libc::S_IFREG,
+        numbers: by_fd(1).numbers,
+        place: Place::Lost(Errno::ESTALE),
+    };
+    let inodes = Inodes::new(by_fd(1));
+    let known: Vec<u64> = (2..3000)
+        .chain([1 << 20, 1 << 40, (1 << 40) + 1024])
+        .collect();
+    for id in known.iter().filter(|id| *id % 7 != 0) {
+        inodes.insert(NodeId(*id), 1, lost());
+    }
+    let pinned = inodes.get(NodeId(9)).unwrap();
+    assert!(pinned.pin() && !pinned.release(1));
+    let backwards: Vec<u64> = known.iter().rev().copied().collect();
+    for ids in [&known[..], &backwards, &known[..SHARDS], &known[..3], &[]] {
+        let found = inodes.get_all(ids);
+        assert_eq!(found.len(), ids.len());
+        for (id, found) in ids.iter().zip(found) {
+            let one = inodes.get_or_pinned(NodeId(*id));
+            assert_eq!(one.is_some(), id % 7 != 0, "{id}");
+            assert_eq!(
+                found.map(|inode| inode.id()),
+                one.map(|inode| inode.id()),
+                "{id}"
+            );
+        }
+    }
+}

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::inode::{Inode, Inodes, SHARDS};
-use crate::types::NodeId;
 
 /// Ids, by what is left of them without their low bits.
 pub(super) struct Ids(BTreeMap<u64, Vec<u16>>);
@@ -46,12 +45,12 @@ impl Ids {
         let mut some = Vec::with_capacity(most);
         let mut ids = self.iter().peekable();
         while ids.peek().is_some() {
-            let found = ids.by_ref().take(most);
-            some.extend(found.filter_map(|id| inodes.get_or_pinned(NodeId(id))));
-            if !see(&some) {
+            some.clear();
+            some.extend(ids.by_ref().take(most));
+            let found: Vec<_> = inodes.get_all(&some).into_iter().flatten().collect();
+            if !see(&found) {
                 return;
             }
-            some.clear();
         }
     }
 }
@@ -62,6 +61,7 @@ mod tests {
     use super::super::restore::lost;
     use super::*;
     use crate::errno::Errno;
+    use crate::types::NodeId;
 
     fn tables(ids: &[u64]) -> Inodes {
         let new = || lost(libc::S_IFREG, Errno::ESTALE);

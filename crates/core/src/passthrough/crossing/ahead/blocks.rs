@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::super::super::inode::{Inode, Inodes};
 use super::super::ids::Ids;
-use crate::types::NodeId;
 
 /// Ids for each inode in a block up to which it is asked for all of them: beyond, it is
 /// remembered which there are.
@@ -53,17 +52,15 @@ impl Block {
 
     /// Gives each inode that is in the tables to `see`, by ascending id, and counts them.
     pub(super) fn visit(&mut self, inodes: &Inodes, shift: u32, mut see: impl FnMut(&Arc<Inode>)) {
-        self.present = 0;
         let first = self.number << shift;
-        let mut look = |low: u64| {
-            if let Some(inode) = inodes.get_or_pinned(NodeId(first | low)) {
-                self.present += 1;
-                see(&inode);
-            }
+        let ids: Vec<u64> = match &self.members {
+            Some(members) => members.iter().map(|low| first | u64::from(*low)).collect(),
+            None => (first..=first | ((1 << shift) - 1)).collect(),
         };
-        match &self.members {
-            Some(members) => members.iter().for_each(|low| look(u64::from(*low))),
-            None => (0..1 << shift).for_each(look),
+        self.present = 0;
+        for inode in inodes.get_all(&ids).into_iter().flatten() {
+            self.present += 1;
+            see(&inode);
         }
     }
 }
