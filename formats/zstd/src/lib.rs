@@ -9,8 +9,9 @@ use std::sync::{Mutex, PoisonError};
 
 use ferryfs_state::packed::PackedFrame;
 use ferryfs_state::{CodecError, Format, Frame, FrameRef, FrameSpec};
-use zstd::bulk::Compressor;
+use zstd::bulk::{Compressor, Decompressor};
 use zstd::stream::raw::CParameter;
+use zstd::zstd_safe;
 
 /// Compression level.
 const LEVEL: i32 = 1;
@@ -19,8 +20,19 @@ const LEVEL: i32 = 1;
 /// Level 1 uses 512 KiB.
 const WINDOW_LOG_MAX: u32 = 23;
 
-/// Compressors that are kept between frames; more threads than that make new ones.
+/// Compressors, and decompressors, that are kept between frames; more threads than that make
+/// new ones.
 const KEPT: usize = 16;
+
+/// What a zstd frame begins with.
+const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
+
+/// In the byte behind that: the window is what comes out, and its size is said.
+const SINGLE_SEGMENT: u8 = 1 << 5;
+
+/// Most bytes for which there is room before they have come out: the window of level 1, so that
+/// what is larger has one anyway.
+const AT_ONCE: usize = 512 << 10;
 
 /// A format whose payloads are another's, compressed.
 pub struct Zstd<F> {
@@ -28,6 +40,7 @@ pub struct Zstd<F> {
     name: String,
     /// A compressor is 1 MiB or so to set up, the same as a whole frame.
     compressors: Mutex<Vec<Compressor<'static>>>,
+    decompressors: Mutex<Vec<Decompressor<'static>>>,
 }
 
 impl<F: Format> Zstd<F> {
@@ -37,17 +50,12 @@ impl<F: Format> Zstd<F> {
             name: format!("{}+zstd", inner.name()),
             inner,
             compressors: Mutex::default(),
+            decompressors: Mutex::default(),
         }
     }
 
     fn compress(&self, plain: &[u8]) -> std::io::Result<Vec<u8>> {
-        let kept = || {
-            self.compressors
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
-        let reused = kept().pop();
-        let mut compressor = match reused {
+        let mut compressor = match take(&self.compressors) {
             Some(compressor) => compressor,
             None => {
                 let mut fresh = Compressor::new(LEVEL)?;
@@ -56,11 +64,47 @@ impl<F: Format> Zstd<F> {
             }
         };
         let bytes = compressor.compress(plain)?;
-        let mut kept = kept();
-        if kept.len() < KEPT {
-            kept.push(compressor);
-        }
+        keep(&self.compressors, compressor);
         Ok(bytes)
+    }
+
+    /// What `payload` decompresses to: at most `limit` bytes.
+    fn decompress(&self, payload: &[u8], limit: usize) -> Result<Vec<u8>, CodecError> {
+        match self.decompress_at_once(payload, limit) {
+            Some(plain) => Ok(plain),
+            None => decompress(payload, limit),
+        }
+    }
+
+    /// The same without a window that everything is copied out of, where the payload is as
+    /// [`Zstd::compress`] makes it, and claims no more than anybody gets at once. `None`
+    /// where it takes a closer look, if only to say what is wrong.
+    fn decompress_at_once(&self, payload: &[u8], limit: usize) -> Option<Vec<u8>> {
+        let flags = payload.strip_prefix(&MAGIC)?.first()?;
+        let length = zstd_safe::get_frame_content_size(payload).ok()??;
+        let length = usize::try_from(length).ok()?;
+        let whole = zstd_safe::find_frame_compressed_size(payload).ok()? == payload.len();
+        if flags & SINGLE_SEGMENT == 0 || length > limit.min(AT_ONCE) || !whole {
+            return None;
+        }
+        let mut decompressor = match take(&self.decompressors) {
+            Some(decompressor) => decompressor,
+            None => Decompressor::new().ok()?,
+        };
+        let plain = decompressor.decompress(payload, length).ok()?;
+        keep(&self.decompressors, decompressor);
+        Some(plain)
+    }
+}
+
+fn take<T>(kept: &Mutex<Vec<T>>) -> Option<T> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner).pop()
+}
+
+fn keep<T>(kept: &Mutex<Vec<T>>, one: T) {
+    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    if kept.len() < KEPT {
+        kept.push(one);
     }
 }
 
@@ -86,12 +130,12 @@ impl<F: Format> Format for Zstd<F> {
     }
 
     fn decode_frame(&self, spec: &FrameSpec, payload: &[u8]) -> Result<Frame, CodecError> {
-        let plain = decompress(payload, spec.max_plain)?;
+        let plain = self.decompress(payload, spec.max_plain)?;
         self.inner.decode_frame(spec, &plain)
     }
 
     fn decode_packed(&self, spec: &FrameSpec, payload: &[u8]) -> Result<PackedFrame, CodecError> {
-        let plain = decompress(payload, spec.max_plain)?;
+        let plain = self.decompress(payload, spec.max_plain)?;
         self.inner.decode_packed(spec, &plain)
     }
 }
@@ -219,7 +263,63 @@ mod tests {
         decompress(b"hello", 10).unwrap_err();
     }
 
+    /// What decompresses at once, and to the same.
+    fn at_once(payload: &[u8], limit: usize) -> bool {
+        let plain = Zstd::new(Postcard).decompress_at_once(payload, limit);
+        if let Some(plain) = &plain {
+            assert_eq!(*plain, decompress(payload, limit).unwrap());
+        }
+        plain.is_some()
+    }
+
+    #[test]
+    fn what_is_written_here_decompresses_at_once_and_nothing_odd_does() {
+        let format = Zstd::new(Postcard);
+        for length in [0, 1, 5, 255, 256, 70_000, AT_ONCE] {
+            let plain: Vec<u8> = (0..length).map(|n| (n * n / 7) as u8).collect();
+            let bytes = format.compress(&plain).unwrap();
+            assert!(at_once(&bytes, length), "{length}");
+            assert!(length == 0 || !at_once(&bytes, length - 1), "{length}");
+            assert!(
+                !at_once(&[&bytes[..], &bytes].concat(), 2 * length),
+                "two frames"
+            );
+            assert!(!at_once(&bytes[..bytes.len() - 1], length), "cut off");
+            let mut damaged = bytes.clone();
+            *damaged.last_mut().unwrap() ^= 1;
+            assert!(!at_once(&damaged, length), "checksum");
+        }
+        let large = format.compress(&vec![7; AT_ONCE + 1]).unwrap();
+        assert!(!at_once(&large, usize::MAX), "claims too much");
+        assert_eq!(
+            format.decompress(&large, AT_ONCE + 1).unwrap().len(),
+            AT_ONCE + 1
+        );
+        // A frame that decoders skip, and one that has a window.
+        let skipped = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
+        assert!(!at_once(&skipped, 10));
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        for part in ["hel", "lo"] {
+            std::io::Write::write_all(&mut encoder, part.as_bytes()).unwrap();
+            std::io::Write::flush(&mut encoder).unwrap();
+        }
+        let windowed = encoder.finish().unwrap();
+        assert!(!at_once(&windowed, 10) && decompress(&windowed, 10).is_ok());
+    }
+
     proptest! {
+        #[test]
+        fn damaged_or_not_it_decompresses_to_the_same(
+            plain in proptest::collection::vec(0..4u8, 0..2000),
+            at in any::<proptest::sample::Index>(),
+            flip in any::<u8>(),
+        ) {
+            let mut bytes = Zstd::new(Postcard).compress(&plain).unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+            at_once(&bytes, 1 << 16);
+        }
+
         #[test]
         fn inodes_survive(state in any_state()) {
             let format = Zstd::new(Postcard);
