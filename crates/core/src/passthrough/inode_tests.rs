@@ -4,14 +4,18 @@ use super::*;
 use std::fs::File;
 use std::sync::Barrier;
 
+fn numbers(ino: u64) -> Numbers {
+    Numbers {
+        mnt_id: 1,
+        dev: 2,
+        ino,
+    }
+}
+
 fn made_up(ino: u64, handle: &[u8]) -> NewInode {
     NewInode {
         kind: libc::S_IFREG,
-        numbers: Numbers {
-            mnt_id: 1,
-            dev: 2,
-            ino,
-        },
+        numbers: numbers(ino),
         place: Place::Handle {
             mount: mount(),
             handle: FileHandle::new(1, handle).unwrap(),
@@ -26,11 +30,7 @@ fn mount() -> Arc<MountRef> {
 fn by_fd(ino: u64) -> NewInode {
     NewInode {
         kind: libc::S_IFREG,
-        numbers: Numbers {
-            mnt_id: 1,
-            dev: 2,
-            ino,
-        },
+        numbers: numbers(ino),
         place: Place::Fd(OwnedFd::from(File::open("/").unwrap()).into()),
     }
 }
