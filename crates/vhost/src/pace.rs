@@ -11,6 +11,14 @@
 //! in a row, until they have cost a few sleeps more than they saved. Then they are left
 //! out, twice as long each time that they fail.
 //!
+//! A driver with one request at a time has nothing to do until it is answered, so it
+//! sleeps, and where it is to run on this thread's processor it does not go on before this
+//! thread sleeps, too. There, a sleep costs little; and where it does and there is one
+//! request at a time, looks are no longer than it, which meets drivers that are awake.
+//! Where a sleep costs much, both sides have a processor each, and looks are worth most. Yet
+//! on one processor a request would cost a fraction, and the scheduler chooses one when
+//! somebody is woken: so after many requests that were met, a few sleeps have no look.
+//!
 //! With `--poll-us` it looks for longer, which is a trade of processor time for latency.
 
 use std::time::{Duration, Instant};
@@ -25,6 +33,23 @@ const LONGEST_LOOK: Duration = Duration::from_micros(50);
 
 /// The longest look in sleeps: one in vain is not to cost many.
 const MOST_SLEEPS: u32 = 4;
+
+/// The same at a driver with one request at a time, where a sleep is [`CHEAP`].
+const SLEEPS_FOR_ONE: u32 = 1;
+
+/// What a sleep costs less than where no halted processor has to be woken by either side.
+const CHEAP: Duration = Duration::from_micros(6);
+
+/// Requests of a driver with one at a time that had been woken and then were met by looks,
+/// before the scheduler may choose anew.
+const MET: u32 = 512;
+
+/// Sleeps without a look for it to choose in.
+const CHOICES: u32 = 64;
+
+/// Waits after several requests at once for which a driver is taken for one that has them:
+/// if it is slower than this daemon, few come together.
+const SEVERAL_FOR: u32 = 64;
 
 /// Sleeps per one whose cost is measured, which takes two system calls.
 const SAMPLE: u32 = 32;
@@ -61,6 +86,12 @@ pub(crate) struct Pace {
     /// What looks have saved, less what they have cost, in ns of processor time, since they
     /// were left out.
     balance: i64,
+    /// Requests since the last wait.
+    taken: u32,
+    /// Waits to come for which the driver is taken for one with several requests at once.
+    several: u32,
+    /// Requests of a driver with one at a time that were met by long looks.
+    met: u32,
     /// Where nobody waits for the requests: it rests instead of looking.
     rest: Option<Rest>,
 }
@@ -125,12 +156,25 @@ impl Pace {
         }
     }
 
+    /// A request has been taken from the ring.
+    pub(crate) fn takes(&mut self) {
+        self.taken = self.taken.saturating_add(1);
+    }
+
     fn look(&mut self, asked: Duration) -> Option<Duration> {
+        self.several = match std::mem::take(&mut self.taken) {
+            0 | 1 => self.several.saturating_sub(1),
+            _ => SEVERAL_FOR,
+        };
         if self.left_out > 0 {
             self.left_out -= 1;
             return None;
         }
-        let longest = (self.cost * MOST_SLEEPS).min(LONGEST_LOOK).max(asked);
+        let sleeps = match self.several {
+            0 if self.cost < CHEAP => SLEEPS_FOR_ONE,
+            _ => MOST_SLEEPS,
+        };
+        let longest = (self.cost * sleeps).min(LONGEST_LOOK).max(asked);
         (!longest.is_zero()).then_some(longest)
     }
 
@@ -152,8 +196,18 @@ impl Pace {
             self.penalty = (self.penalty * 2).clamp(1, MOST_LEFT_OUT);
             self.left_out = self.penalty;
             self.balance = 0;
-        } else if self.balance >= PROVED * cost || asked > self.cost {
+            return;
+        }
+        if self.balance >= PROVED * cost || asked > self.cost {
             self.penalty = 0;
+        }
+        let alone = self.several == 0 && asked <= self.cost;
+        if alone && found && took > ns(CHEAP) {
+            self.met += 1;
+            if self.met == MET {
+                self.met = 0;
+                self.left_out = CHOICES;
+            }
         }
     }
 
@@ -210,9 +264,68 @@ mod tests {
         assert!(!pace.tells_at(start + SPAN + US));
     }
 
+    /// Of a ring whose driver has lately had several requests in it, for `waits`.
+    fn pace_for_several(waits: u32) -> Pace {
+        Pace {
+            several: waits,
+            ..Pace::default()
+        }
+    }
+
+    #[test]
+    fn looks_for_one_request_at_a_time_are_short_where_sleeps_are_cheap() {
+        let mut pace = Pace::default();
+        pace.slept_for(5 * US);
+        let mut longest = |requests| {
+            (0..requests).for_each(|_| pace.takes());
+            pace.look(Duration::ZERO)
+        };
+        assert_eq!(longest(1), Some(5 * US));
+        assert_eq!(longest(2), Some(20 * US));
+        for wait in 1..SEVERAL_FOR {
+            assert_eq!(longest(1), Some(20 * US), "{wait}");
+        }
+        assert_eq!(longest(1), Some(5 * US));
+        assert_eq!(longest(0), Some(5 * US));
+        assert_eq!(longest(3), Some(20 * US));
+        let mut pace = Pace::default();
+        pace.slept_for(CHEAP);
+        pace.takes();
+        assert_eq!(pace.look(Duration::ZERO), Some(24 * US));
+    }
+
+    #[test]
+    fn the_scheduler_may_choose_anew_now_and_then() {
+        // Sleeps without a look after so many looks that have met something.
+        let left_out_after = |looks: u32, took: Duration, requests: u32, asked: Duration| {
+            let mut pace = Pace::default();
+            pace.slept_for(40 * US);
+            for _ in 0..looks {
+                (0..requests).for_each(|_| pace.takes());
+                pace.look(asked);
+                pace.looked(true, took, asked);
+            }
+            left_out(&mut pace, asked)
+        };
+        let none = Duration::ZERO;
+        assert_eq!(left_out_after(511, 25 * US, 1, none), 0);
+        assert_eq!(left_out_after(512, 25 * US, 1, none), 64);
+        assert_eq!(left_out_after(512, 2 * US, 1, none), 0, "it is awake");
+        assert_eq!(
+            left_out_after(512, 25 * US, 2, none),
+            0,
+            "so it is with more"
+        );
+        assert_eq!(
+            left_out_after(512, 25 * US, 1, 100 * US),
+            0,
+            "asked to look"
+        );
+    }
+
     #[test]
     fn looks_last_as_long_as_a_few_sleeps_cost() {
-        let mut pace = Pace::default();
+        let mut pace = pace_for_several(100);
         let none = Duration::ZERO;
         assert_eq!(pace.look(none), None, "nothing is known");
         pace.slept_for(8 * US);
@@ -235,7 +348,7 @@ mod tests {
 
     #[test]
     fn looks_that_fail_become_rare() {
-        let mut pace = Pace::default();
+        let mut pace = pace_for_several(u32::MAX);
         pace.slept_for(8 * US);
         let none = Duration::ZERO;
         let mut seen = Vec::new();
@@ -279,7 +392,7 @@ mod tests {
     /// What `requests` cost, in sleeps, of which every `nth` comes while it is looked for
     /// one, after `after` of what a sleep costs.
     fn cost_of(requests: u32, nth: u32, after: f64) -> f64 {
-        let mut pace = Pace::default();
+        let mut pace = pace_for_several(u32::MAX);
         let sleep = 10 * US;
         pace.slept_for(sleep);
         let mut cost = Duration::ZERO;
@@ -312,7 +425,7 @@ mod tests {
     /// A driver that is not kept waiting comes back sooner.
     #[test]
     fn looks_change_what_they_look_at() {
-        let mut pace = Pace::default();
+        let mut pace = pace_for_several(u32::MAX);
         pace.slept_for(10 * US);
         let mut comes_after = 35 * US;
         let mut slept = 0;

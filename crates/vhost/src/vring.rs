@@ -298,6 +298,7 @@ impl Vring {
                 Ok(mut offered) => {
                     if let Some(chain) = offered.next() {
                         self.ring.busy.store(true, Ordering::SeqCst);
+                        pace.takes();
                         if self.ring.untold.any() && !self.holds_back(&state, mem, pace) {
                             self.tell(&mut state, mem);
                         }
