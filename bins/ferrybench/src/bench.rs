@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::bare::{Bare, BareLoop};
-use crate::case::Case;
-use crate::daemon::{pin_thread, DaemonSpec};
+use crate::case::{Case, Place};
+use crate::daemon::{own_cpus, pin_thread, DaemonSpec};
 use crate::engine::Goal;
 use crate::error::BenchError;
 use crate::machine::Scratch;
@@ -90,6 +90,8 @@ pub struct CaseReport {
     pub uid: u32,
     /// Request queues.
     pub queues: usize,
+    /// Where both sides ran.
+    pub place: Place,
     /// The case in a few words.
     pub label: String,
     /// Seconds that a round was to last; none where operations are counted.
@@ -218,13 +220,21 @@ pub fn run_case(
     options: &Options,
     progress: &mut Progress,
 ) -> Result<CaseReport, BenchError> {
+    let cpus = own_cpus()?;
+    let options = &match case.place.choose(&cpus)? {
+        Some((own, daemon)) => Options {
+            pin: vec![own],
+            pin_daemon: vec![daemon],
+            ..options.clone()
+        },
+        None => options.clone(),
+    };
     let mut entrants: Vec<_> = daemons.iter().map(|d| Entrant::new(d, case)).collect();
     let bare_dir = Scratch::new(&options.dir)?;
     let mut bare = None;
     if options.bare {
         let path = bare_dir.path().join("bare");
         let made = BareLoop::new(case.workload, &path, case.uid, options.sizes)?;
-        pin_thread(&options.pin)?;
         bare = Some((made, Vec::new()));
     }
     for time in 0..options.repeat {
@@ -259,10 +269,13 @@ pub fn run_case(
             Goal::Ops(n) => Goal::Ops(n),
             Goal::Time(time) => Goal::Time(time / 4),
         };
+        pin_thread(&options.pin)?;
         bare.run(options.warmup)?;
         for _ in 0..options.all_rounds() {
             rounds.push(bare.run(goal)?);
         }
+        // What is started next inherits it.
+        pin_thread(&cpus)?;
     }
     let mut daemons: Vec<DaemonReport> = entrants.into_iter().map(Entrant::finish).collect();
     let base = base.map(|base| (base, daemons[base].rounds.clone()));
@@ -278,6 +291,7 @@ pub fn run_case(
         depth: case.depth,
         uid: case.uid,
         queues: case.queues,
+        place: case.place,
         label: case.label(),
         round_s: match options.goal {
             Goal::Time(time) => Some(time.as_secs_f64()),

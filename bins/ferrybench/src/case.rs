@@ -3,7 +3,9 @@
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use serde::Serialize;
 
+use crate::error::BenchError;
 use crate::workload::Workload;
 
 /// Operations in flight where nothing else is said.
@@ -22,6 +24,51 @@ pub struct Case {
     pub uid: u32,
     /// Request queues, each with a thread of its own.
     pub queues: usize,
+    /// Which processors the two sides run on.
+    pub place: Place,
+}
+
+/// Which processors this program and a daemon run on. With one request at a time, both
+/// sides wake each other for each, which costs ten times as much on another processor that
+/// has halted as on the same one: where they run is more than half of such a figure, and
+/// luck where the scheduler chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// Where the scheduler puts them, or --pin and --pin-daemon do
+    #[default]
+    Free,
+    /// On one processor each
+    Apart,
+    /// Both on one
+    Together,
+}
+
+impl Place {
+    /// Its word in labels; none for [`Place::Free`].
+    fn word(self) -> Option<&'static str> {
+        match self {
+            Place::Free => None,
+            Place::Apart => Some("apart"),
+            Place::Together => Some("together"),
+        }
+    }
+
+    /// The processors for this program and for daemons, of those in `cpus`; none where
+    /// nothing is to be changed.
+    ///
+    /// # Errors
+    /// [`BenchError::Usage`] if there are too few.
+    pub fn choose(self, cpus: &[usize]) -> Result<Option<(usize, usize)>, BenchError> {
+        match (self, cpus) {
+            (Place::Free, _) => Ok(None),
+            (Place::Apart, [own, daemon, ..]) => Ok(Some((*own, *daemon))),
+            (Place::Together, [own, ..]) => Ok(Some((*own, *own))),
+            _ => Err(BenchError::Usage(
+                "two processors are needed for both sides to run apart".into(),
+            )),
+        }
+    }
 }
 
 impl Case {
@@ -31,6 +78,7 @@ impl Case {
             depth: DEPTH,
             uid: 0,
             queues: 1,
+            place: Place::Free,
         }
     }
 
@@ -42,6 +90,9 @@ impl Case {
         }
         if self.queues > 1 {
             label.push_str(&format!(" queues {}", self.queues));
+        }
+        if let Some(word) = self.place.word() {
+            label.push_str(&format!(" {word}"));
         }
         label
     }
@@ -56,7 +107,12 @@ impl FromStr for Case {
         let workload = Workload::from_str(name, false)
             .map_err(|_| format!("no workload is called '{name}'; see ferrybench workloads"))?;
         let mut case = Case::of(workload);
+        let places = [Place::Apart, Place::Together];
         while let Some(word) = words.next() {
+            if let Some(place) = places.into_iter().find(|place| place.word() == Some(word)) {
+                case.place = place;
+                continue;
+            }
             let number: u32 = words
                 .next()
                 .and_then(|number| number.parse().ok())
@@ -67,7 +123,11 @@ impl FromStr for Case {
                 ("uid", _) => case.uid = number,
                 ("depth", _) => return Err("a depth is 1 to 256".into()),
                 ("queues", _) => return Err("1 to 63 queues are possible".into()),
-                _ => return Err(format!("'{word}' is none of depth, uid, queues")),
+                _ => {
+                    return Err(format!(
+                        "'{word}' is none of depth, uid, queues, apart, together"
+                    ))
+                }
             }
         }
         Ok(case)
@@ -80,7 +140,7 @@ pub enum Suite {
     /// A dozen cases that tell most
     Quick,
     /// Everything once: all workloads, file data at depths 1, 8 and 32, as root and as a
-    /// user, one queue and several
+    /// user, one queue and several; at depth 1 both sides on one processor each, and both on one
     Full,
 }
 
@@ -103,6 +163,13 @@ impl Suite {
             queues,
             ..Case::of(workload)
         };
+        // One by one, where both run is not left to luck.
+        let single = |workload| {
+            [Place::Apart, Place::Together].map(|place| Case {
+                place,
+                ..at(workload, 1)
+            })
+        };
         let data = [Read4k, Read128k, Read1m, Write4k, Write128k, Write1m];
         let mut cases: Vec<Case> = Vec::new();
         match self {
@@ -121,7 +188,7 @@ impl Suite {
                     Write1m,
                 ];
                 cases.extend(most.map(Case::of));
-                cases.push(at(Getattr, 1));
+                cases.extend(single(Getattr));
                 cases.push(user(Create));
                 cases.push(queues(Read4k, 2));
             }
@@ -129,9 +196,10 @@ impl Suite {
                 let all = Workload::value_variants().iter().copied();
                 cases.extend(all.filter(|one| !data.contains(one)).map(Case::of));
                 let one_by_one = [Getattr, Lookup, Open, Create, SmallFiles];
-                cases.extend(one_by_one.map(|workload| at(workload, 1)));
+                cases.extend(one_by_one.into_iter().flat_map(single));
                 for workload in data {
-                    cases.extend([1, 8, 32].map(|depth| at(workload, depth)));
+                    cases.extend(single(workload));
+                    cases.extend([8, 32].map(|depth| at(workload, depth)));
                 }
                 let as_user = [Open, Create, Mkdir, SmallFiles, Read4k, Write4k];
                 cases.extend(as_user.map(user));
@@ -160,10 +228,21 @@ mod tests {
             ("open depth 0", "1 to 256"),
             ("open queues 64", "1 to 63"),
             ("open width 2", "none of"),
+            ("open apart 2", "wants a number"),
         ] {
             let error = text.parse::<Case>().expect_err(text);
             assert!(error.contains(why), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn both_sides_get_their_processors() {
+        let of = |place: Place, cpus: &[usize]| place.choose(cpus).ok();
+        assert_eq!(of(Place::Free, &[3]), Some(None));
+        assert_eq!(of(Place::Apart, &[3, 5, 7]), Some(Some((3, 5))));
+        assert_eq!(of(Place::Together, &[3, 5]), Some(Some((3, 3))));
+        assert_eq!(of(Place::Together, &[3]), Some(Some((3, 3))));
+        assert_eq!(of(Place::Apart, &[3]), None);
     }
 
     #[test]
@@ -185,7 +264,15 @@ mod tests {
             plain.map(|case| case.depth).collect::<Vec<_>>()
         };
         for workload in [Workload::Read4k, Workload::Write128k, Workload::Read1m] {
-            assert_eq!(depths(workload), [1, 8, 32]);
+            assert_eq!(depths(workload), [1, 1, 8, 32]);
+        }
+        for case in &cases {
+            assert_eq!(
+                case.place == Place::Free,
+                case.depth > 1,
+                "{}",
+                case.label()
+            );
         }
         assert!(cases.iter().any(|case| case.uid != 0));
         assert!(cases.iter().any(|case| case.queues > 1));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bench::Options;
-use crate::case::{Case, Suite};
+use crate::case::{Case, Place, Suite};
 use crate::daemon::{self, DaemonSpec};
 use crate::engine::Goal;
 use crate::error::BenchError;
@@ -43,11 +43,11 @@ pub struct Bench {
     #[command(flatten)]
     pub daemons: Daemons,
     /// A suite of cases instead of workloads
-    #[arg(long, value_enum, conflicts_with_all = ["workload", "depth", "uid", "queues"])]
+    #[arg(long, value_enum, conflicts_with_all = ["workload", "depth", "uid", "queues", "place"])]
     pub suite: Option<Suite>,
     /// A case as reports call it, such as 'read-4k depth 8 uid 1000 queues 2'; several times for
     /// several
-    #[arg(long, value_name = "CASE", conflicts_with_all = ["workload", "depth", "uid", "queues"])]
+    #[arg(long, value_name = "CASE", conflicts_with_all = ["workload", "depth", "uid", "queues", "place"])]
     pub case: Vec<Case>,
     /// Workloads, separated by commas [default: all]
     #[arg(
@@ -69,6 +69,10 @@ pub struct Bench {
     #[arg(long, value_delimiter = ',', default_value = "1", value_name = "N",
           value_parser = clap::value_parser!(u8).range(1..=64))]
     pub queues: Vec<u8>,
+    /// Where this program and the daemons run, several separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "free", value_name = "PLACE",
+          conflicts_with_all = ["pin", "pin_daemon"])]
+    pub place: Vec<Place>,
     /// Seconds per round
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = seconds)]
     pub duration: f64,
@@ -291,16 +295,17 @@ impl Bench {
             false => self.workload.as_slice(),
         };
         let mut cases = Vec::new();
-        for workload in workloads {
-            for depth in &self.depth {
-                for uid in &self.uid {
-                    for queues in &self.queues {
-                        cases.push(Case {
-                            workload: *workload,
-                            depth: usize::from(*depth),
-                            uid: *uid,
-                            queues: usize::from(*queues),
-                        });
+        for &workload in workloads {
+            for depth in self.depth.iter().copied().map(usize::from) {
+                for &uid in &self.uid {
+                    for queues in self.queues.iter().copied().map(usize::from) {
+                        cases.extend(self.place.iter().map(|&place| Case {
+                            workload,
+                            depth,
+                            uid,
+                            queues,
+                            place,
+                        }));
                     }
                 }
             }

@@ -173,6 +173,18 @@ pub fn pin_thread(cpus: &[usize]) -> Result<(), BenchError> {
         .map_err(|e| BenchError::Usage(format!("cannot run on CPUs {cpus:?}: {e}")))
 }
 
+/// The CPUs that this thread may run on.
+///
+/// # Errors
+/// [`BenchError::Usage`] if they cannot be known.
+pub fn own_cpus() -> Result<Vec<usize>, BenchError> {
+    let set = rustix::thread::sched_getaffinity(None)
+        .map_err(|e| BenchError::Usage(format!("cannot know the CPUs to run on: {e}")))?;
+    Ok((0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|cpu| set.is_set(*cpu))
+        .collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,5 +210,14 @@ mod tests {
             let error = DaemonSpec::parse(text).expect_err(text).to_string();
             assert!(error.contains(why), "{error}");
         }
+    }
+
+    #[test]
+    fn a_thread_stays_on_its_cpus() {
+        let all = own_cpus().expect("CPUs");
+        let first = all[0];
+        let seen = std::thread::spawn(move || pin_thread(&[first]).and_then(|()| own_cpus()));
+        assert_eq!(seen.join().expect("no panic").expect("it may"), [first]);
+        assert_eq!(own_cpus().expect("CPUs"), all, "only that thread");
     }
 }

@@ -142,6 +142,8 @@ fn comparisons_pair_their_rounds() {
         "getattr,create,write-4k",
         "--file-size",
         "1",
+        "--place",
+        "together",
         "--no-bare",
     ];
     let (stdout, report) = bench(&ferryfsd, &args);
@@ -154,6 +156,7 @@ fn comparisons_pair_their_rounds() {
     );
     for case in report["cases"].as_array().expect("cases") {
         assert_eq!(case["queues"], 2);
+        assert_eq!(case["place"], "together");
         let [a, b] = [&case["daemons"][0], &case["daemons"][1]];
         assert_eq!(a["rounds"].as_array().map(Vec::len), Some(6));
         assert!(a["ratios"]["ops"]["median"].as_f64() > Some(0.0));
