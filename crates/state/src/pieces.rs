@@ -372,15 +372,11 @@ pub fn write_pieces(
     for frame in before {
         stream.frame(frame)?;
     }
-    for frame in pieces.iter().flat_map(|piece| &piece.inodes) {
-        stream.encoded(frame)?;
-    }
+    stream.encoded_all(pieces.iter().flat_map(|piece| &piece.inodes))?;
     for frame in between {
         stream.frame(frame)?;
     }
-    for frame in pieces.iter().flat_map(|piece| &piece.identities) {
-        stream.encoded(frame)?;
-    }
+    stream.encoded_all(pieces.iter().flat_map(|piece| &piece.identities))?;
     for frame in after {
         stream.frame(frame)?;
     }

@@ -1,6 +1,6 @@
 //! Writes a stream, frame by frame.
 
-use std::io::Write;
+use std::io::{self, IoSlice, Write};
 use std::sync::{Mutex, PoisonError};
 
 use crate::convert::{Outline, WriteOptions};
@@ -118,6 +118,29 @@ impl std::fmt::Debug for FormatRef<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.0.name())
     }
+}
+
+/// Bytes of frames that are written at once: half of what a pipe holds, so that its reader
+/// works meanwhile.
+const AT_ONCE: usize = 512 << 10;
+
+/// The most slices of one write: UIO_MAXIOV (writev(2)).
+const MOST_SLICES: usize = 1024;
+
+/// Writes all of `slices`.
+fn write_slices(out: &mut impl Write, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    let mut left = slices;
+    // What is empty is not written.
+    IoSlice::advance_slices(&mut left, 0);
+    while !left.is_empty() {
+        match out.write_vectored(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut left, written),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// The end frame, whose shape belongs to the container's version.
@@ -328,7 +351,40 @@ impl<'f, W: Write> StreamWriter<'f, W> {
         self.put(frame.section, frame.records, &frame.bytes)
     }
 
+    /// [`StreamWriter::encoded`] for many frames, which are written several at once: whoever
+    /// reads the channel is woken for each write, and where that takes a processor out of
+    /// its sleep, it costs more than the writing.
+    ///
+    /// # Errors
+    /// As [`StreamWriter::encoded`].
+    pub fn encoded_all<'e>(
+        &mut self,
+        frames: impl IntoIterator<Item = &'e EncodedFrame>,
+    ) -> Result<(), StateError> {
+        let mut batch = Vec::new();
+        let mut size = 0;
+        for frame in frames {
+            self.counts(frame.section, frame.records, &frame.bytes)?;
+            batch.push(IoSlice::new(&frame.bytes));
+            size += frame.bytes.len();
+            if size >= AT_ONCE || batch.len() == MOST_SLICES {
+                write_slices(&mut self.out, &mut batch)?;
+                batch.clear();
+                size = 0;
+            }
+        }
+        write_slices(&mut self.out, &mut batch)?;
+        Ok(())
+    }
+
     fn put(&mut self, section: SectionId, records: u32, bytes: &[u8]) -> Result<(), StateError> {
+        self.counts(section, records, bytes)?;
+        self.out.write_all(bytes)?;
+        Ok(())
+    }
+
+    /// Takes a frame that is written next into account.
+    fn counts(&mut self, section: SectionId, records: u32, bytes: &[u8]) -> Result<(), StateError> {
         if let Some(after) = self.last {
             let single = matches!(section, SectionId::SESSION | SectionId::COUNTERS);
             if section < after || (single && section == after) {
@@ -344,7 +400,6 @@ impl<'f, W: Write> StreamWriter<'f, W> {
                 });
             }
         }
-        self.out.write_all(bytes)?;
         self.written += bytes.len() as u64;
         // The frame has a checksum of its own, which is part of the stream.
         let (body, crc) = split_crc(bytes);
@@ -514,5 +569,56 @@ impl<W: Write> StreamWriter<'_, W> {
                 Ok(())
             },
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Takes a few bytes at a time, and is interrupted now and then.
+    struct Slow {
+        taken: Vec<u8>,
+        calls: usize,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            self.write_vectored(&[IoSlice::new(buf)])
+        }
+
+        fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+            self.calls += 1;
+            if self.calls % 3 == 0 {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let before = self.taken.len();
+            let bytes = bufs.iter().flat_map(|buf| buf.iter());
+            self.taken.extend(bytes.take(self.calls * 5));
+            Ok(self.taken.len() - before)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn slices_are_written_whole(
+            parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..40)
+        ) {
+            let mut slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+            let mut slow = Slow { taken: Vec::new(), calls: 0 };
+            write_slices(&mut slow, &mut slices).unwrap();
+            prop_assert_eq!(slow.taken, parts.concat());
+        }
+    }
+
+    #[test]
+    fn who_takes_nothing_is_an_error() {
+        let error = write_slices(&mut [0; 0].as_mut_slice(), &mut [IoSlice::new(b"x")]);
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::WriteZero);
     }
 }

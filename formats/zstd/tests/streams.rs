@@ -150,9 +150,12 @@ fn frames_encoded_ahead_make_the_same_stream() {
         stream.session(state.session.as_ref().unwrap()).unwrap();
         stream.counters(&state.fs.counters()).unwrap();
         stream.mounts(&state.fs.mounts).unwrap();
-        for frame in &ahead {
+        // One for one, and the rest at once.
+        let (first, rest) = ahead.split_at(1);
+        for frame in first {
             stream.encoded(frame).unwrap();
         }
+        stream.encoded_all(rest).unwrap();
         stream.handles(&state.fs.handles).unwrap();
         let (bytes, written) = stream.finish().unwrap();
         assert_eq!(written.bytes, bytes.len() as u64);
