@@ -9,6 +9,7 @@ mod daemon;
 mod engine;
 mod error;
 mod machine;
+mod memory;
 mod migrate;
 mod preset;
 mod process;

@@ -18,6 +18,7 @@ use crate::cli::{Migrate, Mode};
 use crate::daemon::DaemonSpec;
 use crate::error::{expect_eq, BenchError};
 use crate::machine::{Machine, Scratch};
+use crate::memory;
 use crate::process::{is_busy, Usage};
 use crate::progress::Progress;
 use crate::sample;
@@ -352,7 +353,7 @@ impl Bench<'_> {
         }
 
         progress.at(|| format!("{}: saving", self.spec.name));
-        let mut state = room_for(self.inodes);
+        let mut state = room_for(self.inodes)?;
         let start = Instant::now();
         vm.stop()?;
         result.stop_s = start.elapsed().as_secs_f64();
@@ -409,14 +410,16 @@ impl Bench<'_> {
 /// More bytes of state per inode than any daemon has been seen to write.
 const STATE_PER_INODE: u64 = 64;
 
-/// Memory for a state, which the process has already: a VMM sends on what it gets from a
-/// buffer that it has, and that the kernel gives a page at a time would be measured.
-fn room_for(inodes: u64) -> Vec<u8> {
-    let size = (inodes * STATE_PER_INODE).next_multiple_of(1 << 20);
+/// Memory for a state, which the process has already, as the kernel has what the state
+/// goes through: a VMM sends on what it gets from a buffer that it has, and that memory
+/// comes a page at a time would be measured.
+fn room_for(inodes: u64) -> Result<Vec<u8>, BenchError> {
+    let size = (inodes * STATE_PER_INODE).next_multiple_of(1 << 20) as usize;
+    memory::have_ready(size)?;
     // All but zero, for which no memory would be taken.
-    let mut room = vec![1; size as usize];
+    let mut room = vec![1; size];
     room.clear();
-    room
+    Ok(room)
 }
 
 fn median(rounds: &[Crossing]) -> Option<Crossing> {
