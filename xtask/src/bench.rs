@@ -59,9 +59,11 @@ that stands there; `cargo xtask setup-peers` gets the other daemons.
 Rounds alternate between the daemons within one run (A B C, B C A, ...), after a warm-up,
 and ratios are medians of rounds with the same number: what else the machine does, it does
 to all. Daemons and shares are made anew several times, as where a file lies in memory is
-luck and the same in all rounds. At depth 1 both sides sleep most of the time, and on a
-machine with something else to do a request waits now for nobody and now for milliseconds:
-there, `--realtime` keeps others away. Times as such are of one machine at one time. Every
+luck and the same in all rounds. At depth 1 both sides sleep most of the time and wake each
+other, which costs ten times as much on another processor as on the same one: there, a case
+is measured with a processor for each (*apart*) and with one for both (*together*), as where
+the scheduler chooses it is luck. `--realtime` keeps away what else the machine has to do, for
+which a request may wait milliseconds. Times as such are of one machine at one time. Every
 workload is checked on the host's disk after it was measured; a daemon that did something
 else than it was asked to has no figures. *depth* is the number of requests in flight per
 queue; *uid* who sends them, root where it is absent; *queues* the request queues, one
