@@ -1,5 +1,7 @@
 //! Work on very many things, while a guest stands still.
 
+use ferryfs_state::processors;
+
 /// What is not worth a thread.
 const FEW: usize = 10_000;
 
@@ -8,7 +10,7 @@ const MOST_THREADS: usize = 4;
 
 /// `work` on each of `pieces`, on as many threads as there are processors.
 pub(crate) fn in_parallel<T: Sync, R: Send>(pieces: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS));
+    let threads = processors().min(MOST_THREADS);
     if threads < 2 || pieces.len() < 2 {
         return pieces.iter().map(work).collect();
     }

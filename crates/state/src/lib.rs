@@ -51,6 +51,7 @@ pub use error::{error_line, At, StateError};
 pub use format::{Codec, CodecError, Format, FrameSpec, Registry, MAX_FORMAT_NAME};
 pub use limits::Limits;
 pub use model::*;
+pub use parallel::processors;
 pub use reader::{
     read_header, read_packed, read_packed_on_threads, read_state, read_state_on_threads,
     EnvelopeReader, RawFrame, StreamReader,

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::num::NonZero;
 use std::ops::Range;
 use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::OnceLock;
 use std::thread::{available_parallelism, Builder, Scope};
 
 /// Most threads for one stream: beyond that, the one that reads or writes the
@@ -21,10 +22,18 @@ const MAX_WEIGHT: usize = 32 << 20;
 /// Frames that are not worth a thread.
 pub(crate) const FEW_FRAMES: usize = 8;
 
+/// How many processors this process may run on, as when it was first asked: to find out
+/// takes a dozen system calls where there are control groups, and a guest may be standing
+/// still.
+pub fn processors() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| available_parallelism().map_or(1, NonZero::get))
+}
+
 /// How many threads share the work on many frames; none where one processor is all
 /// there is.
 pub(crate) fn threads() -> usize {
-    match available_parallelism().map_or(1, NonZero::get) {
+    match processors() {
         1 => 0,
         n => n.min(MAX_THREADS),
     }

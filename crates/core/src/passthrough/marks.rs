@@ -3,20 +3,23 @@
 //!
 //! Marks are of blocks of nodeids, in a table of fixed size: two blocks that share a slot
 //! are only ever encoded once too often. They cost one relaxed load as long as no crossing
-//! is being prepared, and then one atomic exchange; there is no lock.
+//! is being prepared, and then one atomic write; there is no lock.
 //!
 //! Who changes anything does that first and marks it then; who encodes takes the marks
 //! first and looks then. So a change is in what was encoded, or its mark is still there.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::OnceLock;
 
 use crate::types::NodeId;
 
 /// Slots of a table; a power of two.
 const SLOTS: usize = 1 << 16;
+/// Slots of a word.
+const WORD: usize = u64::BITS as usize;
 
-type Table = OnceLock<Box<[AtomicU8]>>;
+/// A bit for each slot.
+type Table = OnceLock<Box<[AtomicU64]>>;
 
 /// The marks of one file system.
 #[derive(Debug, Default)]
@@ -36,13 +39,15 @@ pub(super) struct Marks {
 pub(super) struct Taken {
     /// Nothing is as it was.
     pub(super) all: bool,
-    blocks: Box<[bool]>,
-    above: Box<[bool]>,
+    blocks: Box<[u64]>,
+    above: Box<[u64]>,
     any_above: bool,
 }
 
-fn slot(number: u64) -> usize {
-    number as usize % SLOTS
+/// Where the slot of a number is: the word, and the bit in it.
+fn slot(number: u64) -> (usize, u64) {
+    let slot = number as usize % SLOTS;
+    (slot / WORD, 1 << (slot % WORD))
 }
 
 impl Marks {
@@ -70,7 +75,7 @@ impl Marks {
 
     /// Starts marking blocks of `1 << shift` ids. Everything counts as changed.
     pub(super) fn begin(&self, shift: u32) {
-        let table = || (0..SLOTS).map(|_| AtomicU8::new(0)).collect();
+        let table = || (0..SLOTS / WORD).map(|_| AtomicU64::new(0)).collect();
         self.blocks.get_or_init(table);
         self.above.get_or_init(table);
         self.shift.store(shift, Ordering::SeqCst);
@@ -96,7 +101,7 @@ impl Marks {
         Taken {
             all,
             blocks: take(&self.blocks),
-            any_above: above.contains(&true),
+            any_above: above.iter().any(|word| *word != 0),
             above,
         }
     }
@@ -105,34 +110,38 @@ impl Marks {
 #[cold]
 fn set(table: &Table, number: u64) {
     if let Some(table) = table.get() {
-        // An exchange, though it is set most of the time: it comes after the change in
-        // the order that all threads see.
-        table[slot(number)].swap(1, Ordering::SeqCst);
+        let (word, bit) = slot(number);
+        // A write, though it is set most of the time: it comes after the change in the
+        // order that all threads see.
+        table[word].fetch_or(bit, Ordering::SeqCst);
     }
 }
 
-fn take(table: &Table) -> Box<[bool]> {
-    match table.get() {
-        Some(table) => {
-            let taken = table.iter().map(|slot| slot.swap(0, Ordering::SeqCst) != 0);
-            taken.collect()
-        }
-        None => Box::default(),
-    }
+fn take(table: &Table) -> Box<[u64]> {
+    // Nearly all words are empty, and a guest may stand still while they are exchanged. What
+    // is set in one just now is taken the next time.
+    let taken = |word: &AtomicU64| match word.load(Ordering::Relaxed) {
+        0 => 0,
+        _ => word.swap(0, Ordering::SeqCst),
+    };
+    let words = table.get().into_iter().flatten();
+    words.map(taken).collect()
+}
+
+fn is_set(words: &[u64], number: u64) -> bool {
+    let (word, bit) = slot(number);
+    words.get(word).is_some_and(|word| word & bit != 0)
 }
 
 impl Taken {
     /// Whether anything in `block` has changed.
     pub(super) fn block(&self, block: u64) -> bool {
-        self.all || self.blocks.get(slot(block)).is_some_and(|set| *set)
+        self.all || is_set(&self.blocks, block)
     }
 
     /// Whether any of these directories describes what lies in it otherwise.
     pub(super) fn any_of(&self, directories: &[NodeId]) -> bool {
-        self.any_above
-            && directories
-                .iter()
-                .any(|node| self.above.get(slot(node.0)).is_some_and(|set| *set))
+        self.any_above && directories.iter().any(|node| is_set(&self.above, node.0))
     }
 }
 

@@ -120,6 +120,8 @@ impl Passthrough {
     /// # Errors
     /// See [`SetupError`].
     pub fn new(mut config: Config) -> Result<Passthrough, SetupError> {
+        // Found out now, and not while a guest stands still.
+        ferryfs_state::processors();
         let translates = !config.uids.is_empty() || !config.gids.is_empty();
         if translates && config.posix_acl != Negotiate::Never {
             return Err(SetupError::AclIds);
