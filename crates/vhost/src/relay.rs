@@ -15,8 +15,9 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
-use rustix::event::{poll, PollFd, PollFlags};
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -24,6 +25,9 @@ use rustix::net::{
 
 use crate::stop::StopHandle;
 use crate::vet::vet;
+
+/// How long it is looked for the next message, or the answer, before the relay sleeps.
+const LOOK: Duration = Duration::from_micros(100);
 
 /// Length of a message's header in bytes.
 pub const HEADER_LEN: usize = 12;
@@ -148,6 +152,7 @@ pub(crate) fn relay(
     let (mut from_front, mut from_handler) = (Receiver::default(), Receiver::default());
     let (mut to_front, mut to_handler) = (Outbox::default(), Outbox::default());
     let mut handler_ended = false;
+    let mut lately = false;
     loop {
         if handler_ended && to_front.is_empty() {
             return Ok(RelayEnd::HandlerGone);
@@ -172,8 +177,8 @@ pub(crate) fn relay(
             fds.push(PollFd::new(handler, handler_events));
             fds.len() - 1
         });
-        match poll(&mut fds, None) {
-            Ok(_) => {}
+        match wait(&mut fds, lately) {
+            Ok(()) => lately = true,
             Err(rustix::io::Errno::INTR) => continue,
             Err(e) => return Err(e.into()),
         }
@@ -241,6 +246,23 @@ pub(crate) fn relay(
             }
         }
     }
+}
+
+/// Waits until there is something to do. Where there `lately` was, it looks for a while
+/// before it sleeps: most messages are answered in less time than it takes to wake this
+/// thread, and a guest may be standing still until the last of them is.
+fn wait(fds: &mut [PollFd<'_>], lately: bool) -> rustix::io::Result<()> {
+    if lately {
+        let start = Instant::now();
+        while start.elapsed() < LOOK {
+            if poll(fds, Some(&Timespec::default()))? > 0 {
+                return Ok(());
+            }
+            // Whoever answers may need this processor.
+            std::thread::yield_now();
+        }
+    }
+    poll(fds, None).map(drop)
 }
 
 pub(crate) enum Received {
@@ -393,5 +415,28 @@ impl Outbox {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn what_comes_is_met_by_a_look_and_after_it() {
+        for pause in [Duration::ZERO, LOOK * 100] {
+            for lately in [true, false] {
+                let (own, mut other) = UnixStream::pair().unwrap();
+                let writer = std::thread::spawn(move || {
+                    std::thread::sleep(pause);
+                    other.write_all(b"x").map(|()| other)
+                });
+                let mut fds = [PollFd::new(&own, PollFlags::IN)];
+                wait(&mut fds, lately).unwrap();
+                assert_eq!(fds[0].revents(), PollFlags::IN, "{pause:?} {lately}");
+                writer.join().unwrap().unwrap();
+            }
+        }
     }
 }
