@@ -165,6 +165,54 @@ fn frames_encoded_ahead_make_the_same_stream() {
     }
 }
 
+/// Counts how often it is written to.
+#[derive(Default)]
+struct Counting {
+    writes: usize,
+    bytes: Vec<u8>,
+}
+
+impl std::io::Write for Counting {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.writes += 1;
+        self.bytes.write(buf)
+    }
+
+    fn write_vectored(&mut self, bufs: &[std::io::IoSlice<'_>]) -> std::io::Result<usize> {
+        self.writes += 1;
+        self.bytes.write_vectored(bufs)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn many_frames_encoded_ahead_take_few_writes() {
+    let state = large(50_000);
+    let registry = registry();
+    let format = registry.get("postcard").unwrap().as_ref();
+    let ahead: Vec<_> = ferryfs_state::frames(&state.fs.inodes)
+        .map(|frame| EncodedFrame::new(format, frame).unwrap())
+        .collect();
+    let written = |at_once: bool| {
+        let mut stream = StreamWriter::new(Counting::default(), format, &writer()).unwrap();
+        match at_once {
+            true => stream.encoded_all(&ahead).unwrap(),
+            false => ahead.iter().for_each(|one| stream.encoded(one).unwrap()),
+        }
+        stream.finish().unwrap().0
+    };
+    let (single, at_once) = (written(false), written(true));
+    assert_eq!(single.bytes, at_once.bytes);
+    // The header and the end take one each.
+    assert_eq!(single.writes, ahead.len() + 2);
+    let most = at_once.bytes.len().div_ceil(512 << 10) + 2;
+    assert!(at_once.writes <= most, "{} of {most}", at_once.writes);
+    assert!(most < single.writes, "there is something to gather");
+}
+
 #[test]
 fn a_writer_keeps_the_order_of_sections() {
     let state = sample();
