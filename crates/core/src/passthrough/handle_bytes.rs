@@ -32,6 +32,41 @@ struct RawHandle {
     f_handle: [u8; MAX_HANDLE_BYTES],
 }
 
+impl RawHandle {
+    /// The handle of `name` in `dir` if it has no more than `most` bytes, and its mount id.
+    /// The kernel sets as many aside as it is asked for.
+    fn at(dir: BorrowedFd<'_>, name: &CStr, flags: i32, most: usize) -> FsResult<(RawHandle, u32)> {
+        let mut raw = RawHandle {
+            handle_bytes: most.min(MAX_HANDLE_BYTES) as u32,
+            handle_type: 0,
+            f_handle: [0; MAX_HANDLE_BYTES],
+        };
+        let mut mnt_id: libc::c_int = 0;
+        // SAFETY: `raw` is laid out as `struct file_handle` followed by at least as
+        // many bytes as `handle_bytes` says, `mnt_id` is an int, `name` ends with
+        // NUL; all outlive the call.
+        let rc = unsafe {
+            libc::syscall(
+                libc::SYS_name_to_handle_at,
+                dir.as_raw_fd(),
+                name.as_ptr(),
+                &mut raw,
+                &mut mnt_id,
+                flags,
+            )
+        };
+        match rc {
+            0.. => Ok((raw, mnt_id as u32)),
+            _ => Err(Errno::last()),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        let len = (self.handle_bytes as usize).min(MAX_HANDLE_BYTES);
+        &self.f_handle[..len]
+    }
+}
+
 /// Bytes that are kept without an allocation: two words with everything else, which is
 /// what ext4, tmpfs and XFS need.
 const INLINE: usize = 13;
@@ -124,32 +159,26 @@ impl FileHandle {
         FileHandle::at(dir, name, 0)
     }
 
-    fn at(dir: BorrowedFd<'_>, name: &CStr, flags: i32) -> FsResult<(FileHandle, u32)> {
-        let mut raw = RawHandle {
-            handle_bytes: MAX_HANDLE_BYTES as u32,
-            handle_type: 0,
-            f_handle: [0; MAX_HANDLE_BYTES],
-        };
-        let mut mnt_id: libc::c_int = 0;
-        // SAFETY: `raw` is laid out as `struct file_handle` followed by as many
-        // bytes as `handle_bytes` says, `mnt_id` is an int, `name` ends with NUL;
-        // all outlive the call.
-        let rc = unsafe {
-            libc::syscall(
-                libc::SYS_name_to_handle_at,
-                dir.as_raw_fd(),
-                name.as_ptr(),
-                &mut raw,
-                &mut mnt_id,
-                flags,
-            )
-        };
-        if rc < 0 {
-            return Err(Errno::last());
+    /// Whether `name` in `dir`, not following it, is what has this handle on mount `mnt_id`.
+    ///
+    /// # Errors
+    /// As [`FileHandle::of_fd`], and `ENOENT`.
+    pub fn is_name(&self, mnt_id: u32, dir: BorrowedFd<'_>, name: &CStr) -> FsResult<bool> {
+        let bytes = self.bytes();
+        match RawHandle::at(dir, name, 0, bytes.len()) {
+            Ok((raw, found)) => {
+                Ok(found == mnt_id && raw.handle_type == self.kind() && raw.bytes() == bytes)
+            }
+            // It has a longer one.
+            Err(Errno::EOVERFLOW) => Ok(false),
+            Err(e) => Err(e),
         }
-        let len = (raw.handle_bytes as usize).min(MAX_HANDLE_BYTES);
-        let handle = FileHandle::new(raw.handle_type, &raw.f_handle[..len]).ok_or(Errno::EIO)?;
-        Ok((handle, mnt_id as u32))
+    }
+
+    fn at(dir: BorrowedFd<'_>, name: &CStr, flags: i32) -> FsResult<(FileHandle, u32)> {
+        let (raw, mnt_id) = RawHandle::at(dir, name, flags, MAX_HANDLE_BYTES)?;
+        let handle = FileHandle::new(raw.handle_type, raw.bytes()).ok_or(Errno::EIO)?;
+        Ok((handle, mnt_id))
     }
 
     /// Opens the object with `flags` (`O_*`; `O_CLOEXEC` is added). `mount` is a

@@ -281,11 +281,13 @@ impl Passthrough {
     ) -> FsResult<Option<Statx>> {
         match known.place() {
             Place::Fd(_) => {}
-            Place::Handle { mount, handle } => match FileHandle::of_name(dir, name.as_c_str()) {
-                Ok((now, id)) if now == *handle && id == mount.id() => {}
-                Ok(_) | Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) => return Ok(None),
-                Err(e) => return Err(e),
-            },
+            Place::Handle { mount, handle } => {
+                match handle.is_name(mount.id(), dir, name.as_c_str()) {
+                    Ok(true) => {}
+                    Ok(false) | Err(Errno::EOPNOTSUPP) => return Ok(None),
+                    Err(e) => return Err(e),
+                }
+            }
             Place::Lost(_) => return Ok(None),
         }
         let stx = sys::statx_at(dir, name.as_c_str())?;

@@ -155,16 +155,18 @@ impl Names {
         lock(&inode.links).primary().map(LinkRef::to_link)
     }
 
+    /// The same without an allocation: puts the name into `name`, and answers its directory.
+    pub(super) fn read_primary(&self, inode: &Inode, name: &mut Vec<u8>) -> Option<NodeId> {
+        name.clear();
+        let links = lock(&inode.links);
+        let link = links.primary()?;
+        name.extend_from_slice(link.name);
+        Some(link.parent)
+    }
+
     /// The directory of that name.
     pub(super) fn directory_of(&self, inode: &Inode) -> Option<NodeId> {
         lock(&inode.links).primary().map(|link| link.parent)
-    }
-
-    /// Whether `link` is the name under which `inode` was last seen.
-    pub(super) fn is_primary(&self, inode: &Inode, link: &Link) -> bool {
-        lock(&inode.links)
-            .primary()
-            .is_some_and(|own| own.is(link.parent, &link.name))
     }
 
     /// As [`Names::primary_of`], by nodeid; pinned directories are found as well.

@@ -177,17 +177,10 @@ impl Worker {
     fn run(mut self) -> Found {
         let by_name = self.mode == MigrationMode::FindPaths;
         std::thread::sleep(SETTLE);
-        // The first look is finished even when the device has been stopped meanwhile.
-        let begun = Instant::now();
-        let mut suspects = match by_name {
-            true => self.look(&self.shared.cancelled),
-            false => Suspects::new(),
-        };
-        let mut took = begun.elapsed();
+        let (mut suspects, mut took, mut encoding) = self.begin(by_name);
         let mut unlinked = self.unlinked(&suspects);
         let mut gathered = Gathered::default();
         let mut looked = Instant::now();
-        let mut encoding = self.encode();
         let mut encoded = Instant::now();
         while !self.shared.is_ending() {
             if by_name {
@@ -195,7 +188,7 @@ impl Worker {
             }
             self.shared.pause();
             if self.shared.is_hurried() || encoded.elapsed() >= encoding * (SHARE_OF_TIME - 1) {
-                encoding = self.encode();
+                encoding = self.keep_up();
                 encoded = Instant::now();
             }
             if !by_name || looked.elapsed() < BETWEEN_LOOKS.max(took * (SHARE_OF_TIME - 1)) {
@@ -220,16 +213,62 @@ impl Worker {
         }
     }
 
+    /// Looks at all names, and encodes everything for the first time. Answers what is not
+    /// where it was, and how long each took.
+    fn begin(&mut self, by_name: bool) -> (Suspects, Duration, Duration) {
+        let shared = self.shared.clone();
+        // The first look is finished even when the device has been stopped meanwhile.
+        let begun = Instant::now();
+        if !by_name || !self.can_encode() {
+            let suspects = match by_name {
+                true => self.look(&shared.cancelled),
+                false => Suspects::new(),
+            };
+            let looked = begun.elapsed();
+            return (suspects, looked, self.keep_up());
+        }
+        // Both of a range at a time: what has been looked at is at hand when it is encoded.
+        let (inodes, names) = (self.inodes.clone(), self.names.clone());
+        let (mut suspects, mut looked) = (Suspects::new(), Duration::ZERO);
+        let mut see = |nodes: &[Arc<Inode>]| {
+            let begun = Instant::now();
+            suspects.extend(verify::verify(&inodes, &names, nodes, &shared.cancelled));
+            looked += begun.elapsed();
+            !shared.is_ending()
+        };
+        let go_on = || !shared.cancelled.load(Ordering::Relaxed);
+        let all = self.encode(&go_on, &mut see);
+        log::debug!(
+            "precopy: looked at all names in {looked:?}; {} are not where they were",
+            suspects.len()
+        );
+        (suspects, looked, all - looked)
+    }
+
+    /// Whether there is anything to encode ahead: what has not been located is in no table.
+    fn can_encode(&self) -> bool {
+        self.ahead.is_some() && !self.shared.is_ending() && !(self.any_unlocated)()
+    }
+
     /// Encodes what has changed since the last time; answers how long it took.
-    fn encode(&mut self) -> Duration {
+    fn keep_up(&mut self) -> Duration {
+        let shared = self.shared.clone();
+        match self.can_encode() {
+            true => self.encode(&|| !shared.is_ending(), &mut |_| true),
+            false => Duration::ZERO,
+        }
+    }
+
+    /// As [`Ahead::keep_up`]; answers how long it took.
+    fn encode(
+        &mut self,
+        go_on: &dyn Fn() -> bool,
+        see: &mut dyn FnMut(&[Arc<Inode>]) -> bool,
+    ) -> Duration {
         let begun = Instant::now();
         let Some(ahead) = &mut self.ahead else {
             return Duration::ZERO;
         };
-        if self.shared.is_ending() || (self.any_unlocated)() {
-            // What has not been located is in no table.
-            return Duration::ZERO;
-        }
         let taken = self.inodes.marks().take();
         let nowhere = HashSet::new();
         let describer = Describer {
@@ -238,7 +277,7 @@ impl Worker {
             mode: self.mode,
             lost: &nowhere,
         };
-        let made = ahead.keep_up(&describer, &taken, &|| !self.shared.is_ending());
+        let made = ahead.keep_up(&describer, &taken, go_on, see);
         let took = begun.elapsed();
         if made > 0 {
             log::debug!("precopy: encoded {made} ranges of inodes in {took:?}");

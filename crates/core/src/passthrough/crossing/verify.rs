@@ -1,12 +1,11 @@
 //! Does the remembered name of an inode still lead to it? One system call each.
 
 use std::collections::HashSet;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-use super::super::handle_bytes::FileHandle;
 use super::super::inode::{Inode, Inodes, Place};
 use super::super::names::Names;
 use super::super::sys;
@@ -18,7 +17,10 @@ use crate::types::NodeId;
 /// # Errors
 /// The system call's; `ENOENT` is not one.
 pub(super) fn leads_to(dir: BorrowedFd<'_>, name: &[u8], inode: &Inode) -> FsResult<bool> {
-    look(dir, name, inode).map(|seen| seen.is_it)
+    match CString::new(name) {
+        Ok(name) => look(dir, &name, inode).map(|seen| seen.is_it),
+        Err(_) => Ok(false),
+    }
 }
 
 /// What one look at a name tells.
@@ -36,22 +38,17 @@ thread_local! {
     pub(super) static LOOKS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-fn look(dir: BorrowedFd<'_>, name: &[u8], inode: &Inode) -> FsResult<Seen> {
+fn look(dir: BorrowedFd<'_>, name: &CStr, inode: &Inode) -> FsResult<Seen> {
     #[cfg(test)]
     LOOKS.set(LOOKS.get() + 1);
-    let Ok(name) = CString::new(name) else {
-        return Ok(Seen::default());
-    };
     let found = match inode.place() {
         // A handle tells an inode number that was used again from the old one.
-        Place::Handle { mount, handle } => {
-            FileHandle::of_name(dir, &name).map(|(found, mnt_id)| Seen {
-                is_it: mnt_id == mount.id() && found == *handle,
-                born: None,
-            })
-        }
+        Place::Handle { mount, handle } => handle.is_name(mount.id(), dir, name).map(|is_it| Seen {
+            is_it,
+            born: None,
+        }),
         // The descriptor keeps its number from being used again.
-        Place::Fd(_) => sys::statx_born_at(dir, &name).map(|stx| {
+        Place::Fd(_) => sys::statx_born_at(dir, name).map(|stx| {
             let numbers = inode.numbers();
             Seen {
                 is_it: sys::mnt_id_of(&stx) == numbers.mnt_id
@@ -101,8 +98,9 @@ pub(super) fn verify(
             }
         }
     }
-    // By directory, so that each is opened once.
-    named.sort_unstable();
+    // By directory, so that each is opened once. They are nearly in that order.
+    named.sort();
+    let mut eye = Eye::default();
     for group in named.chunk_by(|(a, _), (b, _)| a == b) {
         let above = group[0].0;
         let parent = inodes.get_or_pinned(above);
@@ -112,28 +110,64 @@ pub(super) fn verify(
                 return suspects;
             }
             let inode = &nodes[at];
-            // Renamed or removed by the guest since: that has been noted.
-            let Some(link) = names.primary_of(inode).filter(|link| link.parent == above) else {
-                continue;
-            };
-            let _still = names.hold(link.parent, &link.name);
-            if !names.is_primary(inode, &link) {
-                continue;
-            }
-            let seen = dir
-                .as_ref()
-                .and_then(|dir| look(dir.as_fd(), &link.name, inode).ok())
-                .unwrap_or_default();
-            if seen.is_it {
-                // What the look told anyway.
-                if let Place::Fd(fd) = inode.place() {
-                    fd.set_born(seen.born);
-                }
-            } else {
+            let dir = dir.as_ref().map(|dir| dir.as_fd());
+            if eye.is_where_it_was(names, (above, dir), inode) == Some(false) {
                 // Also where the guest has forgotten it: what lies in it is found by it.
                 suspects.insert(inode.id());
             }
         }
     }
     suspects
+}
+
+/// Looks at one name after the other.
+#[derive(Default)]
+struct Eye {
+    /// The name, with its NUL.
+    name: Vec<u8>,
+}
+
+impl Eye {
+    /// Whether `inode` is under the name that is known of it, in directory `above`. `None`
+    /// where the guest has renamed or removed it since: that has been noted.
+    fn is_where_it_was(
+        &mut self,
+        names: &Names,
+        (above, dir): (NodeId, Option<BorrowedFd<'_>>),
+        inode: &Inode,
+    ) -> Option<bool> {
+        if !self.read(names, above, inode) {
+            return None;
+        }
+        // Where it leads there it does, whatever a request is about to change.
+        if self.see(dir, inode) {
+            return Some(true);
+        }
+        // Where it does not, a request may be just renaming it. One that has been held still
+        // from the reading of the name to the look tells.
+        let name = self.name.strip_suffix(&[0])?.to_vec();
+        let _still = names.hold(above, &name);
+        let same = self.read(names, above, inode) && self.name.strip_suffix(&[0])? == name;
+        same.then(|| self.see(dir, inode))
+    }
+
+    /// Takes the name that is known of `inode`. False where that is in another directory.
+    fn read(&mut self, names: &Names, above: NodeId, inode: &Inode) -> bool {
+        let parent = names.read_primary(inode, &mut self.name);
+        self.name.push(0);
+        parent == Some(above)
+    }
+
+    /// Whether the name leads to `inode`.
+    fn see(&self, dir: Option<BorrowedFd<'_>>, inode: &Inode) -> bool {
+        let (Some(dir), Ok(name)) = (dir, CStr::from_bytes_with_nul(&self.name)) else {
+            return false;
+        };
+        let seen = look(dir, name, inode).unwrap_or_default();
+        if let (true, Place::Fd(fd)) = (seen.is_it, inode.place()) {
+            // What the look told anyway.
+            fd.set_born(seen.born);
+        }
+        seen.is_it
+    }
 }

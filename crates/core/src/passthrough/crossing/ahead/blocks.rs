@@ -50,18 +50,16 @@ impl Block {
         self.records = records as u32;
     }
 
-    /// Gives each inode that is in the tables to `see`, by ascending id, and counts them.
-    pub(super) fn visit(&mut self, inodes: &Inodes, shift: u32, mut see: impl FnMut(&Arc<Inode>)) {
+    /// Those that are in the tables, by ascending id; counts them.
+    pub(super) fn inodes(&mut self, inodes: &Inodes, shift: u32) -> Vec<Arc<Inode>> {
         let first = self.number << shift;
         let ids: Vec<u64> = match &self.members {
             Some(members) => members.iter().map(|low| first | u64::from(*low)).collect(),
             None => (first..=first | ((1 << shift) - 1)).collect(),
         };
-        self.present = 0;
-        for inode in inodes.get_all(&ids).into_iter().flatten() {
-            self.present += 1;
-            see(&inode);
-        }
+        let found: Vec<_> = inodes.get_all(&ids).into_iter().flatten().collect();
+        self.present = found.len() as u32;
+        found
     }
 }
 

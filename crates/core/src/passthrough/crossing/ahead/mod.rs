@@ -66,6 +66,14 @@ struct Made {
     fleeting: bool,
 }
 
+/// The inodes of a range as they are in the tables.
+#[derive(Default)]
+struct Found {
+    inodes: Vec<Arc<Inode>>,
+    /// Its blocks, and where those of each end.
+    blocks: Vec<(Block, usize)>,
+}
+
 /// What has come of it.
 pub(super) struct Whole {
     pub(super) pieces: Vec<Piece>,
@@ -142,22 +150,22 @@ impl Ahead {
                 continue;
             }
             for block in self.blocks.between(chunk.blocks) {
-                block.clone().visit(inodes, self.blocks.shift(), |inode| {
-                    if inode.is_dir() {
-                        see(inode.id());
-                    }
-                });
+                let inodes = block.clone().inodes(inodes, self.blocks.shift());
+                let directories = inodes.iter().filter(|inode| inode.is_dir());
+                directories.for_each(|inode| see(inode.id()));
             }
         }
     }
 
     /// Encodes what has changed since the last time, while the guest goes on; as long as
-    /// `go_on` says so. Answers how many pieces were made.
+    /// `go_on` says so. The inodes of each range go by `see` before, which says whether to
+    /// encode them. Answers how many pieces were made.
     pub(super) fn keep_up(
         &mut self,
         describer: &Describer<'_>,
         taken: &Taken,
         go_on: &dyn Fn() -> bool,
+        see: &mut dyn FnMut(&[Arc<Inode>]) -> bool,
     ) -> usize {
         self.note(describer.inodes, taken);
         self.arrange();
@@ -169,7 +177,11 @@ impl Ahead {
             if !go_on() {
                 break;
             }
-            match self.make(&self.chunks[at], describer, None) {
+            let found = self.inodes_of(&self.chunks[at], describer.inodes);
+            if !see(&found.inodes) {
+                continue;
+            }
+            match self.make(found, describer, None) {
                 Ok((new, counted)) => {
                     self.chunks[at].made = Some(new);
                     self.blocks.count(counted);
@@ -286,7 +298,10 @@ impl Ahead {
         // Numbers are given in order, as far as they can be, lest it is all done twice.
         let (first, rest) = left.split_at(left.len().min(1));
         for part in [first, rest] {
-            let made = in_parallel(part, |at| self.make(&self.chunks[*at], describer, Some(fs)));
+            let made = in_parallel(part, |at| {
+                let found = self.inodes_of(&self.chunks[*at], describer.inodes);
+                self.make(found, describer, Some(fs))
+            });
             for (at, made) in part.iter().zip(made) {
                 let (made, counted) = made.map_err(|e: StateError| error_line(&e))?;
                 self.chunks[*at].made = Some(made);
@@ -297,29 +312,37 @@ impl Ahead {
         Ok(self.chunks.iter().any(|chunk| chunk.made.is_none()))
     }
 
-    /// Describes and encodes the inodes of `chunk`. Answers also how many of them there
+    /// What is in the tables of `chunk`.
+    fn inodes_of(&self, chunk: &Chunk, tables: &Inodes) -> Found {
+        let mut found = Found::default();
+        for block in self.blocks.between(chunk.blocks) {
+            let mut block = block.clone();
+            let mut inodes = block.inodes(tables, self.blocks.shift());
+            found.inodes.append(&mut inodes);
+            found.blocks.push((block, found.inodes.len()));
+        }
+        found
+    }
+
+    /// Describes and encodes what was found of a chunk. Answers also how many of them there
     /// are in each block.
     fn make(
         &self,
-        chunk: &Chunk,
+        found: Found,
         describer: &Describer<'_>,
         fs: Option<&Passthrough>,
     ) -> Result<(Made, Vec<Block>), StateError> {
-        let blocks = self.blocks.between(chunk.blocks);
-        let mut described = Described::with_capacity(1 << self.blocks.shift());
-        let mut counted = Vec::with_capacity(blocks.len());
-        for block in blocks {
+        let mut described = Described::with_capacity(found.inodes.len());
+        let mut counted = Vec::with_capacity(found.blocks.len());
+        let mut start = 0;
+        for (mut block, end) in found.blocks {
             let before = described.records.len();
-            let mut block = block.clone();
-            block.visit(
-                describer.inodes,
-                self.blocks.shift(),
-                |inode: &Arc<Inode>| {
-                    describer.describe(inode, &mut described);
-                },
-            );
+            for inode in &found.inodes[start..end] {
+                describer.describe(inode, &mut described);
+            }
             block.set_records(described.records.len() - before);
             counted.push(block);
+            start = end;
         }
         let numbers = || lock(&self.numbers);
         let mounts: Vec<_> = described
