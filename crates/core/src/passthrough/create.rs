@@ -3,7 +3,6 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
 
 use rustix::fs::{AtFlags, RenameFlags};
 
@@ -11,7 +10,7 @@ use super::attr::decode_dev;
 use super::creds::{self, Acting};
 use super::handle::HandleKind;
 use super::ids::GuestId;
-use super::inode::{Inode, InodeFd};
+use super::inode::{Inode, InodeArc, InodeFd};
 use super::lookup::{open_path, Object};
 use super::sys::{self, Masked};
 use super::Passthrough;
@@ -241,7 +240,7 @@ impl Passthrough {
     /// the guest's kernel alone, anything can be held with `O_PATH`, and a guest that
     /// writes back has times to write after the name is gone. None of these can be
     /// told from what is forgotten at once.
-    fn doomed(&self, parent: &Inode, name: &Name) -> Option<(Arc<Inode>, OwnedFd)> {
+    fn doomed(&self, parent: &Inode, name: &Name) -> Option<(InodeArc, OwnedFd)> {
         let inode = self
             .names
             .known(&self.inodes, parent.id(), name.as_bytes())?;
@@ -418,9 +417,9 @@ impl Passthrough {
 
     fn open_existing(
         &self,
-        parent: &Arc<Inode>,
+        parent: &InodeArc,
         name: &Name,
-        inode: &Arc<Inode>,
+        inode: &InodeArc,
         flags: u32,
         kill_suidgid: bool,
     ) -> FsResult<(Entry, Opened)> {
@@ -469,7 +468,7 @@ impl Passthrough {
     }
 
     pub(super) fn do_readlink(&self, node: NodeId) -> FsResult<Vec<u8>> {
-        let inode: Arc<Inode> = self.inode(node)?;
+        let inode: InodeArc = self.inode(node)?;
         if inode.kind() != libc::S_IFLNK {
             return Err(Errno::EINVAL);
         }

@@ -9,9 +9,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use hashbrown::HashTable;
 
@@ -104,10 +104,13 @@ pub enum Place {
     Lost(Errno),
 }
 
-/// An `O_PATH` descriptor that an inode is held by, and when the object came to be.
+/// An `O_PATH` descriptor that an inode is held by, and what the object's handle would tell
+/// or its mount.
 #[derive(Debug)]
 pub struct PathFd {
     fd: OwnedFd,
+    // What the descriptor is on; 0 where unknown.
+    mnt_id: u32,
     // Nanoseconds since 1970, or one of the two below. It never changes, and stands where a
     // handle would have its bytes.
     born: AtomicI64,
@@ -122,6 +125,7 @@ impl From<OwnedFd> for PathFd {
     fn from(fd: OwnedFd) -> PathFd {
         PathFd {
             fd,
+            mnt_id: 0,
             born: AtomicI64::new(BIRTH_UNKNOWN),
         }
     }
@@ -206,19 +210,68 @@ impl NewInode {
     }
 }
 
+/// A descriptor that may come later, once, and stays. `OnceLock` would take eight bytes.
+#[derive(Debug)]
+struct LateFd(AtomicI32);
+
+/// No descriptor has come.
+const NO_FD: RawFd = -1;
+
+impl LateFd {
+    fn get(&self) -> Option<BorrowedFd<'_>> {
+        match self.0.load(Ordering::Acquire) {
+            NO_FD => None,
+            // SAFETY: the descriptor is this one's own, which keeps it open until it is
+            // dropped, and nothing takes it out before.
+            fd => Some(unsafe { BorrowedFd::borrow_raw(fd) }),
+        }
+    }
+
+    /// Takes `fd`, unless there is one.
+    fn set(&self, fd: OwnedFd) {
+        let raw = fd.as_raw_fd();
+        let set = self
+            .0
+            .compare_exchange(NO_FD, raw, Ordering::AcqRel, Ordering::Acquire);
+        if set.is_ok() {
+            // It is this one's own now.
+            let _ = fd.into_raw_fd();
+        }
+    }
+}
+
+impl Default for LateFd {
+    fn default() -> LateFd {
+        LateFd(AtomicI32::new(NO_FD))
+    }
+}
+
+impl Drop for LateFd {
+    fn drop(&mut self) {
+        match *self.0.get_mut() {
+            NO_FD => {}
+            // SAFETY: `set` has taken the descriptor over, and nobody else closes it.
+            fd => drop(unsafe { OwnedFd::from_raw_fd(fd) }),
+        }
+    }
+}
+
+/// A reference to an inode. Not one of the standard library's: that would count weak
+/// references too, of which there are none, in eight bytes of each inode.
+pub type InodeArc = triomphe::Arc<Inode>;
+
 /// An inode that the guest has looked up.
 pub struct Inode {
     id: NodeId,
     refs: AtomicU64,
     ino: u64,
-    mnt_id: u32,
     // As the kernel has it: it gives 12 bits to the major number and 20 to the minor one.
     dev: u32,
-    place: Place,
     // Of an inode held by handle whose last name is gone: nothing else may keep
     // the object alive, and the guest can have it as its working directory, or
     // write its times back.
-    last: OnceLock<OwnedFd>,
+    last: LateFd,
+    place: Place,
     pub(super) links: Mutex<Links>,
 }
 
@@ -244,17 +297,21 @@ impl AsFd for InodeFd<'_> {
 }
 
 impl Inode {
-    fn new(id: NodeId, refs: u64, new: NewInode) -> Inode {
+    fn new(id: NodeId, refs: u64, mut new: NewInode) -> Inode {
+        match &mut new.place {
+            Place::Fd(fd) => fd.mnt_id = new.numbers.mnt_id,
+            Place::Handle { mount, .. } => debug_assert_eq!(mount.id(), new.numbers.mnt_id),
+            Place::Lost(_) => {}
+        }
         Inode {
             id,
             refs: AtomicU64::new(
                 refs & LOOKUPS | u64::from((new.kind & libc::S_IFMT) >> 12) << KIND_SHIFT,
             ),
             ino: new.numbers.ino,
-            mnt_id: new.numbers.mnt_id,
             dev: sys::kernel_dev(new.numbers.dev),
+            last: LateFd::default(),
             place: new.place,
-            last: OnceLock::new(),
             links: Mutex::new(Links::default()),
         }
     }
@@ -277,8 +334,13 @@ impl Inode {
 
     /// Mount, device and inode number.
     pub fn numbers(&self) -> Numbers {
+        let mnt_id = match &self.place {
+            Place::Fd(fd) => fd.mnt_id,
+            Place::Handle { mount, .. } => mount.id(),
+            Place::Lost(_) => 0,
+        };
         Numbers {
-            mnt_id: self.mnt_id,
+            mnt_id,
             dev: sys::makedev(self.dev),
             ino: self.ino,
         }
@@ -316,7 +378,7 @@ impl Inode {
         match &self.place {
             Place::Fd(fd) => Ok(InodeFd::Borrowed(fd.as_fd())),
             Place::Handle { mount, handle } => match self.last.get() {
-                Some(fd) => Ok(InodeFd::Borrowed(fd.as_fd())),
+                Some(fd) => Ok(InodeFd::Borrowed(fd)),
                 None => handle.open(mount.fd(), libc::O_PATH).map(InodeFd::Owned),
             },
             Place::Lost(errno) => Err(*errno),
@@ -327,7 +389,7 @@ impl Inode {
     /// guest forgets it. For inodes held by handle; others keep one anyway.
     pub(super) fn keep(&self, fd: OwnedFd) {
         // It may be kept already, by another of its last names.
-        let _ = self.last.set(fd);
+        self.last.set(fd);
     }
 
     /// Whether it is held by handle, and kept alive although its last name is gone.
@@ -434,7 +496,7 @@ fn same(a: &Identity<'_>, b: &Identity<'_>) -> bool {
 
 /// Inodes, found by a hash of what they have in them. A slot is one word, and inodes with
 /// the same hash lie side by side.
-type Table = HashTable<Arc<Inode>>;
+type Table = HashTable<InodeArc>;
 
 fn hash_id(id: u64) -> u64 {
     let mut hasher = Spread::default();
@@ -442,17 +504,17 @@ fn hash_id(id: u64) -> u64 {
     hasher.finish()
 }
 
-fn find_id(table: &Table, id: NodeId) -> Option<&Arc<Inode>> {
+fn find_id(table: &Table, id: NodeId) -> Option<&InodeArc> {
     table.find(hash_id(id.0), |inode| inode.id == id)
 }
 
-fn insert_id(table: &mut Table, inode: Arc<Inode>) {
+fn insert_id(table: &mut Table, inode: InodeArc) {
     table.insert_unique(hash_id(inode.id.0), inode, |inode| hash_id(inode.id.0));
 }
 
 /// Takes `inode` itself out.
-fn take_out(table: &mut Table, hash: u64, inode: &Arc<Inode>) -> Option<Arc<Inode>> {
-    let entry = table.find_entry(hash, |other| Arc::ptr_eq(other, inode));
+fn take_out(table: &mut Table, hash: u64, inode: &InodeArc) -> Option<InodeArc> {
+    let entry = table.find_entry(hash, |other| InodeArc::ptr_eq(other, inode));
     entry.ok().map(|entry| entry.remove().0)
 }
 
@@ -554,7 +616,7 @@ impl Inodes {
     }
 
     /// The inode, if any is alive, with this identity.
-    fn find<'t>(table: &'t Table, hash: u64, identity: &Identity<'_>) -> Option<&'t Arc<Inode>> {
+    fn find<'t>(table: &'t Table, hash: u64, identity: &Identity<'_>) -> Option<&'t InodeArc> {
         table.find(hash, |inode| {
             // A dead one is on its way out.
             inode.identity().is_some_and(|own| same(&own, identity))
@@ -571,7 +633,7 @@ impl Inodes {
     }
 
     /// The inode that the guest knows by `id`.
-    pub fn get(&self, id: NodeId) -> Option<Arc<Inode>> {
+    pub fn get(&self, id: NodeId) -> Option<InodeArc> {
         self.get_or_pinned(id).filter(|inode| inode.lookups() > 0)
     }
 
@@ -582,13 +644,13 @@ impl Inodes {
 
     /// As [`Inodes::get`], and also a directory that the guest has forgotten,
     /// while something that it knows is remembered to lie in it.
-    pub fn get_or_pinned(&self, id: NodeId) -> Option<Arc<Inode>> {
+    pub fn get_or_pinned(&self, id: NodeId) -> Option<InodeArc> {
         find_id(&read(self.id_shard(id)), id).cloned()
     }
 
     /// [`Inodes::get_or_pinned`] of each of `ids`, in their order: a shard's lock is taken
     /// once for all that are in it.
-    pub(super) fn get_all(&self, ids: &[u64]) -> Vec<Option<Arc<Inode>>> {
+    pub(super) fn get_all(&self, ids: &[u64]) -> Vec<Option<InodeArc>> {
         if ids.len() < SHARDS {
             let each = ids.iter().map(|id| self.get_or_pinned(NodeId(*id)));
             return each.collect();
@@ -633,11 +695,11 @@ impl Inodes {
 
     /// The inode that is this host object, with one more lookup.
     #[cfg(test)]
-    fn acquire(&self, identity: &Identity<'_>) -> Option<Arc<Inode>> {
+    fn acquire(&self, identity: &Identity<'_>) -> Option<InodeArc> {
         self.acquire_hashed(self.hash(identity), identity)
     }
 
-    fn acquire_hashed(&self, hash: u64, identity: &Identity<'_>) -> Option<Arc<Inode>> {
+    fn acquire_hashed(&self, hash: u64, identity: &Identity<'_>) -> Option<InodeArc> {
         let shard = read(self.identity_shard(hash));
         Inodes::find(&shard, hash, identity)
             .filter(|inode| self.take_one(inode))
@@ -652,12 +714,12 @@ impl Inodes {
 
     /// Gives `new` a nodeid and one lookup; where another thread was faster, one
     /// more lookup of its inode, and `new` is dropped. Answers whether it is new.
-    pub fn publish(&self, new: NewInode) -> (Arc<Inode>, bool) {
+    pub fn publish(&self, new: NewInode) -> (InodeArc, bool) {
         let mut inode = Inode::new(NodeId(0), 1, new);
         let Some(identity) = inode.identity() else {
             // A lost inode is only ever restored, under its own number.
             inode.id = NodeId(self.next.fetch_add(1, Ordering::Relaxed));
-            let inode = Arc::new(inode);
+            let inode = InodeArc::new(inode);
             insert_id(&mut write(self.id_shard(inode.id)), inode.clone());
             self.marks.changed(inode.id);
             return (inode, true);
@@ -677,7 +739,7 @@ impl Inodes {
             return (known, false);
         }
         inode.id = NodeId(self.next.fetch_add(1, Ordering::Relaxed));
-        let inode = Arc::new(inode);
+        let inode = InodeArc::new(inode);
         // First the number, then the identity: who finds the inode by its
         // identity may tell the guest the number.
         insert_id(&mut write(self.id_shard(inode.id)), inode.clone());
@@ -689,15 +751,15 @@ impl Inodes {
 
     /// Puts an inode under a given number, with that many lookups; for tables
     /// being filled. [`Inodes::set_next`] must be told of it.
-    pub fn insert(&self, id: NodeId, lookups: u64, new: NewInode) -> Arc<Inode> {
-        let inode = Arc::new(Inode::new(id, lookups, new));
+    pub fn insert(&self, id: NodeId, lookups: u64, new: NewInode) -> InodeArc {
+        let inode = InodeArc::new(Inode::new(id, lookups, new));
         insert_id(&mut write(self.id_shard(id)), inode.clone());
         self.index(inode.clone());
         self.marks.changed(id);
         inode
     }
 
-    fn index(&self, inode: Arc<Inode>) {
+    fn index(&self, inode: InodeArc) {
         let Some(hash) = inode.identity().map(|identity| self.hash(&identity)) else {
             return;
         };
@@ -706,7 +768,7 @@ impl Inodes {
     }
 
     /// Takes a dead inode out of the tables.
-    pub(super) fn remove(&self, inode: &Arc<Inode>) {
+    pub(super) fn remove(&self, inode: &InodeArc) {
         let by_id = take_out(
             &mut write(self.id_shard(inode.id)),
             hash_id(inode.id.0),
@@ -779,7 +841,7 @@ impl Inodes {
     /// Everything in shard `shard` (below [`SHARDS`]) as it is now, pinned
     /// directories too, in no order. Shard by shard, so that a walk over millions
     /// of inodes stops nobody for long.
-    pub fn shard(&self, shard: usize) -> Vec<Arc<Inode>> {
+    pub fn shard(&self, shard: usize) -> Vec<InodeArc> {
         read(&self.ids[shard]).iter().cloned().collect()
     }
 

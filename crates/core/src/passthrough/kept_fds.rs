@@ -6,9 +6,9 @@
 //! and the space of a removed file taken.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::inode::{Inode, InodeFd, Place};
+use super::inode::{Inode, InodeArc, InodeFd, Place};
 use crate::errno::{Errno, FsResult};
 use crate::types::NodeId;
 
@@ -21,8 +21,8 @@ const OBJECTS: u64 = 1024;
 const SHARE_OF_LIMIT: u64 = 16;
 
 // Known by the inode itself and not by its number, which means another directory
-// after a crossing. The weak reference keeps its address from being used again.
-type Kept = Option<(Weak<Inode>, Arc<OwnedFd>)>;
+// after a crossing. The reference keeps its address from being used again.
+type Kept = Option<(InodeArc, Arc<OwnedFd>)>;
 type Slot = Mutex<Kept>;
 
 /// See the module's text.
@@ -63,12 +63,12 @@ impl KeptFds {
 
     /// An `O_PATH` descriptor of an object that is about to be worked with. As
     /// [`Inode::fd`] otherwise.
-    pub(super) fn get<'a>(&self, inode: &'a Arc<Inode>) -> FsResult<InodeFd<'a>> {
+    pub(super) fn get<'a>(&self, inode: &'a InodeArc) -> FsResult<InodeFd<'a>> {
         if !matches!(inode.place(), Place::Handle { .. }) {
             return inode.fd();
         }
         if let Some((kept, fd)) = &*self.slot(inode) {
-            if std::ptr::eq(kept.as_ptr(), Arc::as_ptr(inode)) {
+            if InodeArc::ptr_eq(kept, inode) {
                 return Ok(InodeFd::Shared(fd.clone()));
             }
         }
@@ -84,7 +84,7 @@ impl KeptFds {
             InodeFd::Owned(fd) => Arc::new(fd),
             other => return Ok(other),
         };
-        let kept = (Arc::downgrade(inode), fd.clone());
+        let kept = (inode.clone(), fd.clone());
         let old = self.slot(inode).replace(kept);
         // Closed here, not under the lock.
         drop(old);
@@ -97,9 +97,7 @@ impl KeptFds {
             let old = {
                 let mut slot = KeptFds::slot_in(slots, node);
                 match &*slot {
-                    Some((kept, _)) if kept.upgrade().is_none_or(|kept| kept.id() == node) => {
-                        slot.take()
-                    }
+                    Some((kept, _)) if kept.id() == node => slot.take(),
                     _ => None,
                 }
             };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::fs::Statx;
 
 use super::handle_bytes::{FileHandle, MountKnown, MountRef, Mounts};
-use super::inode::{Inode, NewInode, Numbers, PathFd, Place};
+use super::inode::{Inode, InodeArc, NewInode, Numbers, PathFd, Place};
 use super::{sys, Passthrough};
 use crate::abi;
 use crate::errno::{Errno, FsResult};
@@ -174,7 +174,7 @@ impl Passthrough {
     }
 
     /// The inode that an object is, new or known, with one more lookup.
-    pub(super) fn adopt(&self, object: Object<'_>) -> FsResult<(Arc<Inode>, Statx)> {
+    pub(super) fn adopt(&self, object: Object<'_>) -> FsResult<(InodeArc, Statx)> {
         if self.unlocated.any() {
             self.unlocated.find_object(object.fd());
         }
@@ -188,7 +188,7 @@ impl Passthrough {
         &self,
         dir: BorrowedFd<'_>,
         name: &Name,
-    ) -> FsResult<Option<(Arc<Inode>, Statx)>> {
+    ) -> FsResult<Option<(InodeArc, Statx)>> {
         // What is not located yet is compared with descriptors.
         if self.unlocated.any() {
             return Ok(None);
@@ -235,7 +235,7 @@ impl Passthrough {
     /// The name is held by the caller.
     pub(super) fn lookup_in(
         &self,
-        parent: &Arc<Inode>,
+        parent: &InodeArc,
         dir: BorrowedFd<'_>,
         name: &Name,
     ) -> FsResult<Entry> {
@@ -295,13 +295,7 @@ impl Passthrough {
         Ok(same.then_some(stx))
     }
 
-    pub(super) fn remember(
-        &self,
-        parent: &Arc<Inode>,
-        name: &Name,
-        inode: &Arc<Inode>,
-        stx: &Statx,
-    ) {
+    pub(super) fn remember(&self, parent: &InodeArc, name: &Name, inode: &InodeArc, stx: &Statx) {
         let links = links_of(stx);
         self.names
             .insert(&self.inodes, parent, name.as_bytes(), inode, links);

@@ -52,7 +52,7 @@ use crate::types::NodeId;
 use config::{Config, InodeFileHandles, Negotiate};
 use handle::Handles;
 use handle_bytes::{MountKnown, MountRef, Mounts};
-use inode::{Inode, Inodes, NewInode, Numbers, Place};
+use inode::{InodeArc, Inodes, NewInode, Numbers, Place};
 use names::Names;
 
 /// Why a passthrough file system cannot be made.
@@ -268,7 +268,7 @@ impl Passthrough {
     /// # Errors
     /// `EBADF` when the guest does not know such a one; what it takes to locate one that
     /// a crossing has brought.
-    pub(crate) fn inode(&self, node: NodeId) -> FsResult<Arc<Inode>> {
+    pub(crate) fn inode(&self, node: NodeId) -> FsResult<InodeArc> {
         match self.inodes.get(node) {
             Some(inode) => Ok(inode),
             None => self.unlocated.locate(node).or_else(|e| match e {

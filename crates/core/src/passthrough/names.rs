@@ -19,7 +19,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::inode::{shard_of, Inode, Inodes, NumberMap, SHARDS};
+use super::inode::{shard_of, Inode, InodeArc, Inodes, NumberMap, SHARDS};
 use super::links::LinkRef;
 use super::marks::Marks;
 use crate::types::NodeId;
@@ -200,7 +200,7 @@ impl Names {
     }
 
     /// The inode that `name` in `parent` is known to be.
-    pub fn known(&self, inodes: &Inodes, parent: NodeId, name: &[u8]) -> Option<Arc<Inode>> {
+    pub fn known(&self, inodes: &Inodes, parent: NodeId, name: &[u8]) -> Option<InodeArc> {
         let inode = inodes.get_or_pinned(self.dentry(self.hash(parent, name))?)?;
         let is = lock(&inode.links).has(parent, name);
         is.then_some(inode)
@@ -232,7 +232,7 @@ impl Names {
 
     /// Inodes that have lost their last known name since [`Names::track`], or never had
     /// one, and which the guest still knows; they may have got one since.
-    pub fn orphans(&self, inodes: &Inodes) -> Vec<Arc<Inode>> {
+    pub fn orphans(&self, inodes: &Inodes) -> Vec<InodeArc> {
         let mut orphans = lock(&self.orphans);
         // Most are gone with their names.
         let mut alive = Vec::new();
@@ -284,9 +284,9 @@ impl Names {
     pub fn insert(
         &self,
         inodes: &Inodes,
-        parent: &Arc<Inode>,
+        parent: &InodeArc,
         name: &[u8],
-        child: &Arc<Inode>,
+        child: &InodeArc,
         links: u32,
     ) {
         {
@@ -357,7 +357,7 @@ impl Names {
         &self,
         inodes: &Inodes,
         old: (NodeId, &[u8]),
-        new_parent: &Arc<Inode>,
+        new_parent: &InodeArc,
         new_name: &[u8],
     ) {
         let new = (new_parent.id(), new_name);
@@ -368,7 +368,7 @@ impl Names {
         let there = self.known(inodes, new.0, new.1);
         match (moved, there) {
             // Two links of one file: the host's rename does nothing either.
-            (Some(moved), Some(there)) if Arc::ptr_eq(&moved, &there) => {}
+            (Some(moved), Some(there)) if InodeArc::ptr_eq(&moved, &there) => {}
             (Some(moved), _) => {
                 self.relink(inodes, &moved, old, new_parent, new_name, true);
                 self.note(&moved);
@@ -381,8 +381,8 @@ impl Names {
     pub fn exchange(
         &self,
         inodes: &Inodes,
-        (a_parent, a_name): (&Arc<Inode>, &[u8]),
-        (b_parent, b_name): (&Arc<Inode>, &[u8]),
+        (a_parent, a_name): (&InodeArc, &[u8]),
+        (b_parent, b_name): (&InodeArc, &[u8]),
     ) {
         let a = (a_parent.id(), a_name);
         let b = (b_parent.id(), b_name);
@@ -392,7 +392,7 @@ impl Names {
         let was_a = self.known(inodes, a.0, a.1);
         let was_b = self.known(inodes, b.0, b.1);
         if let (Some(x), Some(y)) = (&was_a, &was_b) {
-            if Arc::ptr_eq(x, y) {
+            if InodeArc::ptr_eq(x, y) {
                 return;
             }
         }
@@ -412,9 +412,9 @@ impl Names {
     fn relink(
         &self,
         inodes: &Inodes,
-        inode: &Arc<Inode>,
+        inode: &InodeArc,
         old: (NodeId, &[u8]),
-        new_parent: &Arc<Inode>,
+        new_parent: &InodeArc,
         new_name: &[u8],
         displace: bool,
     ) {
@@ -506,7 +506,7 @@ impl Names {
     }
 
     /// As [`Names::forget`], for an inode in hand.
-    pub fn release(&self, inodes: &Inodes, inode: Arc<Inode>, count: u64) -> bool {
+    pub fn release(&self, inodes: &Inodes, inode: InodeArc, count: u64) -> bool {
         let died = inode.release(count);
         let gone = inode.lookups() == 0;
         self.marks.changed(inode.id());
@@ -522,7 +522,7 @@ impl Names {
 
     /// Takes the dead inode out of the tables, and the directories above that
     /// only its name has kept.
-    fn bury(&self, inodes: &Inodes, inode: Arc<Inode>) {
+    fn bury(&self, inodes: &Inodes, inode: InodeArc) {
         // A loop, not a recursion: paths can be deeper than a stack.
         let mut dead = vec![inode];
         while let Some(inode) = dead.pop() {

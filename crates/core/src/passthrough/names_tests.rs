@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use super::super::handle_bytes::{FileHandle, MountRef};
-use super::super::inode::{NewInode, Numbers, Place};
+use super::super::inode::{InodeArc, NewInode, Numbers, Place};
 use super::*;
 
 /// Tables with made-up inodes; nothing here touches a file system.
@@ -32,23 +32,23 @@ impl Tree {
         }
     }
 
-    fn root(&self) -> Arc<Inode> {
+    fn root(&self) -> InodeArc {
         self.inodes.get(NodeId::ROOT).unwrap()
     }
 
     /// A lookup of `name` in `parent` that finds inode number `ino`.
-    fn look(&self, parent: &Arc<Inode>, name: &str, kind: u32, ino: u64, links: u32) -> Arc<Inode> {
+    fn look(&self, parent: &InodeArc, name: &str, kind: u32, ino: u64, links: u32) -> InodeArc {
         let (inode, _) = self.inodes.publish(made_up(kind, ino));
         self.names
             .insert(&self.inodes, parent, name.as_bytes(), &inode, links);
         inode
     }
 
-    fn dir(&self, parent: &Arc<Inode>, name: &str, ino: u64) -> Arc<Inode> {
+    fn dir(&self, parent: &InodeArc, name: &str, ino: u64) -> InodeArc {
         self.look(parent, name, libc::S_IFDIR, ino, 1)
     }
 
-    fn file(&self, parent: &Arc<Inode>, name: &str, ino: u64) -> Arc<Inode> {
+    fn file(&self, parent: &InodeArc, name: &str, ino: u64) -> InodeArc {
         self.look(parent, name, libc::S_IFREG, ino, 1)
     }
 
@@ -217,7 +217,7 @@ fn a_forgotten_directory_stays_while_something_known_lies_in_it() {
     assert_eq!(t.path(&f).unwrap(), "a/b/f");
     // Looked up again, it is the same, and a rename of it is seen by `f`.
     let again = t.dir(&t.root(), "a", 10);
-    assert!(Arc::ptr_eq(&a, &again));
+    assert!(InodeArc::ptr_eq(&a, &again));
     t.names
         .rename(&t.inodes, (NodeId::ROOT, b"a"), &t.root(), b"c");
     assert_eq!(t.path(&f).unwrap(), "c/b/f");
@@ -334,7 +334,7 @@ fn what_a_rename_costs_does_not_depend_on_what_lies_below() {
     const DEPTH: u64 = 1_500;
     let t = Tree::new();
     let mount = Arc::new(MountRef::made_up(1, File::open("/").unwrap().into()));
-    let look = |parent: &Arc<Inode>, name: &str, kind: u32, ino: u64| {
+    let look = |parent: &InodeArc, name: &str, kind: u32, ino: u64| {
         let (inode, _) = t.inodes.publish(NewInode {
             kind,
             numbers: Numbers {

@@ -10,7 +10,7 @@ use serde_bytes::ByteBuf;
 
 use super::super::config::{MigrationMode, MigrationOnError};
 use super::super::handle::{HandleKind, OpenFile};
-use super::super::inode::{Inode, Place};
+use super::super::inode::{InodeArc, Place};
 use super::super::Passthrough;
 use super::ahead::Ahead;
 use super::describe::{Described, Describer, Loss, LOST};
@@ -44,7 +44,7 @@ pub(super) struct Losses {
     /// All of them.
     lost: HashSet<NodeId>,
     /// Those that no name leads to, which may cross with their contents.
-    pub(super) unlinked: Vec<Arc<Inode>>,
+    pub(super) unlinked: Vec<InodeArc>,
 }
 
 impl Passthrough {
@@ -117,7 +117,7 @@ impl Passthrough {
         let ghosts = state.ghosts.iter().map(|ghost| ghost.inode);
         let ids: BTreeSet<u64> = handles.chain(locks).chain(ghosts).collect();
         let inodes = ids.into_iter().filter_map(|id| self.inodes.get(NodeId(id)));
-        let record = |inode: Arc<Inode>| InodeRecord {
+        let record = |inode: InodeArc| InodeRecord {
             id: inode.id().0,
             lookups: inode.lookups(),
             kind: inode.kind(),
@@ -227,7 +227,7 @@ impl Passthrough {
     /// Looks once more at the names that may be wrong: at all of them, where precopy has
     /// not looked. The device is stopped.
     fn find_all_again(&self, found: Option<&Found>, losses: &mut Losses) {
-        let again: Vec<Arc<Inode>> = match found {
+        let again: Vec<InodeArc> = match found {
             Some(found) if !self.config.migration_confirm_paths => {
                 let mut again = self.crucial(found.ahead.as_ref());
                 again.extend(&found.suspects);
@@ -276,7 +276,7 @@ impl Passthrough {
     /// remembered, which nobody has looked at since others moved the first one there.
     fn find_displaced(&self, losses: &mut Losses) {
         loop {
-            let displaced: Vec<Arc<Inode>> = self
+            let displaced: Vec<InodeArc> = self
                 .names
                 .take_changed()
                 .into_iter()
@@ -300,7 +300,7 @@ impl Passthrough {
         loop {
             let removed = losses.unlinked.iter().filter(|inode| inode.is_dir());
             let removed: HashSet<NodeId> = removed.map(|inode| inode.id()).collect();
-            let lies_in_one = |inode: &&Arc<Inode>| {
+            let lies_in_one = |inode: &&InodeArc| {
                 let link = self.names.primary_of(inode);
                 link.is_some_and(|link| removed.contains(&link.parent))
             };
@@ -310,8 +310,8 @@ impl Passthrough {
             if inodes.is_empty() {
                 inodes = everything(&self.inodes);
             }
-            let left: Vec<Arc<Inode>> = inodes.iter().filter(lies_in_one).cloned().collect();
-            let left: Vec<Arc<Inode>> = left
+            let left: Vec<InodeArc> = inodes.iter().filter(lies_in_one).cloned().collect();
+            let left: Vec<InodeArc> = left
                 .into_iter()
                 .filter(|inode| !losses.lost.contains(&inode.id()))
                 .collect();
@@ -327,10 +327,10 @@ impl Passthrough {
     }
 
     /// Checks the names of `nodes` and corrects those that are wrong.
-    fn find_again(&self, nodes: &[Arc<Inode>], losses: &mut Losses) {
+    fn find_again(&self, nodes: &[InodeArc], losses: &mut Losses) {
         let never = AtomicBool::new(false);
         let pieces: Vec<_> = nodes.chunks(PIECE).collect();
-        let look = |piece: &&[Arc<Inode>]| verify::verify(&self.inodes, &self.names, piece, &never);
+        let look = |piece: &&[InodeArc]| verify::verify(&self.inodes, &self.names, piece, &never);
         let suspects: Suspects = in_parallel(&pieces, look).into_iter().flatten().collect();
         for inode in nodes.iter().filter(|inode| suspects.contains(&inode.id())) {
             let (why, needed) = match self.relocate(inode) {
@@ -449,7 +449,7 @@ impl Losses {
         }
     }
 
-    fn unlinked(&mut self, inode: &Arc<Inode>) {
+    fn unlinked(&mut self, inode: &InodeArc) {
         self.lost.insert(inode.id());
         self.unlinked.push(inode.clone());
     }

@@ -2,14 +2,13 @@
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 
 use ferryfs_state::{FileHandle, Identity, Inode as InodeRecord, Location};
 use serde_bytes::ByteBuf;
 
 use super::super::config::MigrationMode;
 use super::super::handle_bytes;
-use super::super::inode::{Inode, Inodes, Place};
+use super::super::inode::{Inode, InodeArc, Inodes, Place};
 use super::super::names::{Link, Names};
 use super::ghost::gather::is_unlinked;
 use super::identity::{known_mark, root_mark};
@@ -34,9 +33,9 @@ pub(super) struct Described {
     /// Their file systems are positions in `devices`.
     pub(super) identities: Vec<Identity>,
     /// Of each device that was met, an inode that lies on it.
-    pub(super) devices: Vec<Arc<Inode>>,
+    pub(super) devices: Vec<InodeArc>,
     /// Of each mount that was met, its id and an inode that lies on it.
-    pub(super) mounts: Vec<(u32, Arc<Inode>)>,
+    pub(super) mounts: Vec<(u32, InodeArc)>,
     /// Directories by which others are described: where they are, and whether the guest
     /// knows them, is in the records.
     pub(super) above: Vec<NodeId>,
@@ -51,7 +50,7 @@ pub(super) struct Described {
 /// An inode that cannot cross as it is.
 #[derive(Clone)]
 pub(super) struct Loss {
-    pub(super) inode: Arc<Inode>,
+    pub(super) inode: InodeArc,
     /// `None`: no name leads to it.
     pub(super) why: Option<&'static str>,
 }
@@ -74,7 +73,7 @@ impl Described {
     }
 
     /// The position of the device that `inode` lies on.
-    fn device(&mut self, inode: &Arc<Inode>) -> u32 {
+    fn device(&mut self, inode: &InodeArc) -> u32 {
         let device = inode.numbers().dev;
         let known = self
             .devices
@@ -87,7 +86,7 @@ impl Described {
     }
 
     /// The position of mount `mnt_id`, which `inode` lies on.
-    fn mount(&mut self, mnt_id: u32, inode: &Arc<Inode>) -> u32 {
+    fn mount(&mut self, mnt_id: u32, inode: &InodeArc) -> u32 {
         let known = self.mounts.iter().rposition(|(id, _)| *id == mnt_id);
         known.unwrap_or_else(|| {
             self.mounts.push((mnt_id, inode.clone()));
@@ -144,7 +143,7 @@ impl Described {
 
 impl Describer<'_> {
     /// Describes `inode`, if the guest knows it.
-    pub(super) fn describe(&self, inode: &Arc<Inode>, out: &mut Described) {
+    pub(super) fn describe(&self, inode: &InodeArc, out: &mut Described) {
         let lookups = inode.lookups();
         if lookups == 0 {
             return;
@@ -237,7 +236,7 @@ impl Describer<'_> {
         LOST
     }
 
-    fn place_by_handle(&self, inode: &Arc<Inode>, out: &mut Described) -> Location {
+    fn place_by_handle(&self, inode: &InodeArc, out: &mut Described) -> Location {
         let found = match inode.place() {
             Place::Lost(errno) => return Location::Lost { errno: errno.raw() },
             Place::Handle { mount, handle } => Ok((handle.clone(), mount.id())),

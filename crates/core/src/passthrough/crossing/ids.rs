@@ -2,9 +2,8 @@
 //! four megabytes while they are gone through.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use super::super::inode::{Inode, Inodes, SHARDS};
+use super::super::inode::{InodeArc, Inodes, SHARDS};
 
 /// Ids, by what is left of them without their low bits.
 pub(super) struct Ids(BTreeMap<u64, Vec<u16>>);
@@ -40,7 +39,7 @@ impl Ids {
         &self,
         inodes: &Inodes,
         most: usize,
-        mut see: impl FnMut(&[Arc<Inode>]) -> bool,
+        mut see: impl FnMut(&[InodeArc]) -> bool,
     ) {
         let mut some = Vec::with_capacity(most);
         let mut ids = self.iter().peekable();

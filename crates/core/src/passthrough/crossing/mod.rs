@@ -31,7 +31,7 @@ use ferryfs_state::packed::PackedFs;
 use ferryfs_state::{Format, FsState};
 
 use super::config::MigrationOnError;
-use super::inode::{Inode, Inodes, SHARDS};
+use super::inode::{InodeArc, Inodes, SHARDS};
 use super::Passthrough;
 use crate::errno::Errno;
 use crate::migrate::{Collected, MigrateFs};
@@ -42,7 +42,7 @@ pub(super) use lazy::Unlocated;
 pub(super) use precopy::Precopy;
 pub use restore::Plan;
 
-fn everything(inodes: &Inodes) -> Vec<Arc<Inode>> {
+fn everything(inodes: &Inodes) -> Vec<InodeArc> {
     (0..SHARDS).flat_map(|shard| inodes.shard(shard)).collect()
 }
 

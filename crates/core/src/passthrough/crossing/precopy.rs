@@ -17,7 +17,7 @@ use ferryfs_state::Format;
 
 use super::super::config::MigrationMode;
 use super::super::handle::Handles;
-use super::super::inode::{Inode, Inodes};
+use super::super::inode::{InodeArc, Inodes};
 use super::super::names::Names;
 use super::super::Passthrough;
 use super::ahead::Ahead;
@@ -131,7 +131,7 @@ struct Worker {
     handles: Arc<Handles>,
     ghosts: Arc<Ghosts>,
     proc_self_fd: Arc<OwnedFd>,
-    root: Arc<Inode>,
+    root: InodeArc,
     limit: u64,
     /// Whether what is too much makes the crossing fail.
     refuses: bool,
@@ -230,7 +230,7 @@ impl Worker {
         // Both of a range at a time: what has been looked at is at hand when it is encoded.
         let (inodes, names) = (self.inodes.clone(), self.names.clone());
         let (mut suspects, mut looked) = (Suspects::new(), Duration::ZERO);
-        let mut see = |nodes: &[Arc<Inode>]| {
+        let mut see = |nodes: &[InodeArc]| {
             let begun = Instant::now();
             suspects.extend(verify::verify(&inodes, &names, nodes, &shared.cancelled));
             looked += begun.elapsed();
@@ -263,7 +263,7 @@ impl Worker {
     fn encode(
         &mut self,
         go_on: &dyn Fn() -> bool,
-        see: &mut dyn FnMut(&[Arc<Inode>]) -> bool,
+        see: &mut dyn FnMut(&[InodeArc]) -> bool,
     ) -> Duration {
         let begun = Instant::now();
         let Some(ahead) = &mut self.ahead else {
@@ -305,7 +305,7 @@ impl Worker {
     }
 
     /// Of those that are not where they were, what is unlinked: it stays so.
-    fn unlinked(&self, suspects: &Suspects) -> Vec<Arc<Inode>> {
+    fn unlinked(&self, suspects: &Suspects) -> Vec<InodeArc> {
         suspects
             .iter()
             .take_while(|_| !self.shared.is_ending())
@@ -314,7 +314,7 @@ impl Worker {
             .collect()
     }
 
-    fn gather(&self, gathered: &mut Gathered, unlinked: &[Arc<Inode>]) {
+    fn gather(&self, gathered: &mut Gathered, unlinked: &[InodeArc]) {
         let orphans = self.names.orphans(&self.inodes);
         if orphans.is_empty() && unlinked.is_empty() {
             return;
@@ -328,7 +328,7 @@ impl Worker {
             limit: self.limit,
         };
         let orphans = orphans.into_iter().filter(|inode| is_unlinked(inode));
-        let mut all: HashMap<NodeId, Arc<Inode>> = HashMap::new();
+        let mut all: HashMap<NodeId, InodeArc> = HashMap::new();
         for inode in unlinked.iter().cloned().chain(orphans) {
             if inode.lookups() > 0 {
                 all.insert(inode.id(), inode);
@@ -360,7 +360,7 @@ impl Worker {
 
 /// `inodes` with what is to be known of each.
 pub(super) fn candidates(
-    inodes: impl Iterator<Item = Arc<Inode>>,
+    inodes: impl Iterator<Item = InodeArc>,
     handles: &Handles,
     names: &Names,
 ) -> Vec<Candidate> {

@@ -3,9 +3,8 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::Arc;
 
-use super::super::inode::Inode;
+use super::super::inode::InodeArc;
 use super::super::lookup::Object;
 use super::super::{sys, Passthrough};
 use super::verify::leads_to;
@@ -53,7 +52,7 @@ impl Passthrough {
     ///
     /// # Errors
     /// A system call's, such as `ESTALE` for an object that is gone.
-    pub(super) fn relocate(&self, inode: &Arc<Inode>) -> FsResult<Whereabouts> {
+    pub(super) fn relocate(&self, inode: &InodeArc) -> FsResult<Whereabouts> {
         let fd = inode.fd()?;
         if sys::statx(fd.as_fd())?.stx_nlink == 0 {
             return Ok(Whereabouts::Unlinked);
@@ -81,7 +80,7 @@ impl Passthrough {
         self.remember_path(inode, &components)
     }
 
-    fn names_insert_again(&self, parent: &NodeId, name: &[u8], inode: &Arc<Inode>) {
+    fn names_insert_again(&self, parent: &NodeId, name: &[u8], inode: &InodeArc) {
         if let Some(parent) = self.inodes.get_or_pinned(*parent) {
             // 2: the other names may be right as well.
             self.names.insert(&self.inodes, &parent, name, inode, 2);
@@ -97,7 +96,7 @@ impl Passthrough {
     /// Walks `components` from the root, and where they lead to `inode`,
     /// remembers them. Directories on the way that the guest does not know are
     /// kept by what lies in them, as those are that it has forgotten.
-    fn remember_path(&self, inode: &Arc<Inode>, components: &[Vec<u8>]) -> FsResult<Whereabouts> {
+    fn remember_path(&self, inode: &InodeArc, components: &[Vec<u8>]) -> FsResult<Whereabouts> {
         let Some((last, directories)) = components.split_last() else {
             return Ok(Whereabouts::Unknown);
         };

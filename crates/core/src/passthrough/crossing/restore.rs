@@ -13,7 +13,7 @@ use ferryfs_state::{Ghost, Inode as InodeRecord, Mount};
 use super::super::config::MigrationOnError;
 use super::super::handle::Handles;
 use super::super::handle_bytes::MountRef;
-use super::super::inode::{Inode, Inodes, NewInode, Numbers, Place};
+use super::super::inode::{InodeArc, Inodes, NewInode, Numbers, Place};
 use super::super::locks::Planned;
 use super::super::names::Names;
 use super::super::{sys, Passthrough};
@@ -257,7 +257,7 @@ impl Planner<'_> {
         }
     }
 
-    fn insert(&self, record: &InodeRecord, new: NewInode) -> Arc<Inode> {
+    fn insert(&self, record: &InodeRecord, new: NewInode) -> InodeArc {
         self.inodes.insert(NodeId(record.id), record.lookups, new)
     }
 }

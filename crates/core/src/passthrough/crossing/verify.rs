@@ -4,9 +4,8 @@ use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 
-use super::super::inode::{Inode, Inodes, Place};
+use super::super::inode::{Inode, InodeArc, Inodes, Place};
 use super::super::names::Names;
 use super::super::sys;
 use crate::errno::FsResult;
@@ -43,10 +42,9 @@ fn look(dir: BorrowedFd<'_>, name: &CStr, inode: &Inode) -> FsResult<Seen> {
     LOOKS.set(LOOKS.get() + 1);
     let found = match inode.place() {
         // A handle tells an inode number that was used again from the old one.
-        Place::Handle { mount, handle } => handle.is_name(mount.id(), dir, name).map(|is_it| Seen {
-            is_it,
-            born: None,
-        }),
+        Place::Handle { mount, handle } => handle
+            .is_name(mount.id(), dir, name)
+            .map(|is_it| Seen { is_it, born: None }),
         // The descriptor keeps its number from being used again.
         Place::Fd(_) => sys::statx_born_at(dir, name).map(|stx| {
             let numbers = inode.numbers();
@@ -78,7 +76,7 @@ const OFTEN: usize = 1024;
 pub(super) fn verify(
     inodes: &Inodes,
     names: &Names,
-    nodes: &[Arc<Inode>],
+    nodes: &[InodeArc],
     stop: &AtomicBool,
 ) -> Suspects {
     let mut suspects = Suspects::new();

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::support::*;
 use crate::fs::FileSystem;
 use crate::passthrough::config::InodeFileHandles;
+use crate::passthrough::inode::InodeArc;
 use crate::passthrough::lookup::{kind_of, numbers_of, open_path, Object};
 use crate::passthrough::sys;
 
@@ -38,7 +39,7 @@ fn a_name_leads_to_the_same_inode_with_and_without_a_descriptor() {
         assert_eq!(without.kind(), kind_of(&stx), "{n}");
         let there = open_path(dir.as_fd(), name(n)).unwrap();
         let (with, _) = share.fs.adopt(Object::Path(there)).unwrap();
-        assert!(std::sync::Arc::ptr_eq(&with, &without), "{n}");
+        assert!(InodeArc::ptr_eq(&with, &without), "{n}");
         let fd = with.fd().unwrap();
         assert_eq!(
             numbers_of(&sys::statx(fd.as_fd()).unwrap()),

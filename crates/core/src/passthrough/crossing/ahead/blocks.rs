@@ -1,8 +1,6 @@
 //! Which nodeids there are, by blocks of neighbours.
 
-use std::sync::Arc;
-
-use super::super::super::inode::{Inode, Inodes};
+use super::super::super::inode::{InodeArc, Inodes};
 use super::super::ids::Ids;
 
 /// Ids for each inode in a block up to which it is asked for all of them: beyond, it is
@@ -51,7 +49,7 @@ impl Block {
     }
 
     /// Those that are in the tables, by ascending id; counts them.
-    pub(super) fn inodes(&mut self, inodes: &Inodes, shift: u32) -> Vec<Arc<Inode>> {
+    pub(super) fn inodes(&mut self, inodes: &Inodes, shift: u32) -> Vec<InodeArc> {
         let first = self.number << shift;
         let ids: Vec<u64> = match &self.members {
             Some(members) => members.iter().map(|low| first | u64::from(*low)).collect(),

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ferryfs_state::pieces::{ranges, Piece};
 use ferryfs_state::{error_line, FileSystem, Format, Location, Mount, StateError};
 
-use super::super::inode::{Inode, Inodes};
+use super::super::inode::{InodeArc, Inodes};
 use super::super::marks::Taken;
 use super::super::Passthrough;
 use super::describe::{Described, Describer, Loss};
@@ -69,7 +69,7 @@ struct Made {
 /// The inodes of a range as they are in the tables.
 #[derive(Default)]
 struct Found {
-    inodes: Vec<Arc<Inode>>,
+    inodes: Vec<InodeArc>,
     /// Its blocks, and where those of each end.
     blocks: Vec<(Block, usize)>,
 }
@@ -165,7 +165,7 @@ impl Ahead {
         describer: &Describer<'_>,
         taken: &Taken,
         go_on: &dyn Fn() -> bool,
-        see: &mut dyn FnMut(&[Arc<Inode>]) -> bool,
+        see: &mut dyn FnMut(&[InodeArc]) -> bool,
     ) -> usize {
         self.note(describer.inodes, taken);
         self.arrange();

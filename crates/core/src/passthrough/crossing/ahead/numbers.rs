@@ -1,12 +1,11 @@
 //! The numbers that a stream has for file systems and mounts.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use ferryfs_state::{FileSystem, Mount};
 use serde_bytes::ByteBuf;
 
-use super::super::super::inode::Inode;
+use super::super::super::inode::{Inode, InodeArc};
 use super::super::super::Passthrough;
 use super::super::identity::file_system_of;
 
@@ -24,7 +23,7 @@ pub(super) struct Numbers {
 struct Met {
     id: u32,
     /// One that lies on it.
-    inode: Arc<Inode>,
+    inode: InodeArc,
     /// `None`: not looked for yet.
     path: Option<Vec<ByteBuf>>,
 }
@@ -65,7 +64,7 @@ impl Numbers {
     pub(super) fn mount(
         &mut self,
         id: u32,
-        inode: &Arc<Inode>,
+        inode: &InodeArc,
         fs: Option<&Passthrough>,
     ) -> Option<u32> {
         let known = self.mounts.iter().position(|met| met.id == id);

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ferryfs_state::validate::MAX_GHOST_PIECE;
@@ -10,7 +9,7 @@ use rustix::fs::Statx;
 use serde_bytes::ByteBuf;
 
 use super::super::super::handle::Handles;
-use super::super::super::inode::Inode;
+use super::super::super::inode::{Inode, InodeArc};
 use super::super::super::sys;
 use super::super::relocate::path_below;
 use super::Watch;
@@ -66,7 +65,7 @@ struct File {
 /// An unlinked object that may cross.
 #[derive(Clone)]
 pub(in super::super) struct Candidate {
-    pub(in super::super) inode: Arc<Inode>,
+    pub(in super::super) inode: InodeArc,
     /// Whether the guest has it open.
     pub(in super::super) open: bool,
     /// Whether a name of it is still remembered: not the guest has removed it.
@@ -118,7 +117,7 @@ pub(in super::super) struct Gathered {
 #[derive(Default)]
 pub(in super::super) struct Selection {
     /// Those that cross, by inode, with the contents of those that are files.
-    pub(in super::super) ghosts: Vec<(Arc<Inode>, Pieces)>,
+    pub(in super::super) ghosts: Vec<(InodeArc, Pieces)>,
     /// Those that are left behind, with why.
     pub(in super::super) left: Vec<(Candidate, &'static str)>,
     /// Bytes of contents in all, and how many of them were read now.

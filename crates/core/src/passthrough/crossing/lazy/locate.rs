@@ -2,12 +2,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLockReadGuard};
+use std::sync::{PoisonError, RwLockReadGuard};
 
 use ferryfs_state::packed::{InodeRef, MarkRef, Place};
 
 use super::super::super::handle_bytes::FileHandle;
-use super::super::super::inode::{Inode, NewInode};
+use super::super::super::inode::{InodeArc, NewInode};
 use super::super::super::lookup::{links_of, Object};
 use super::super::super::sys;
 use super::super::identity::Unfit;
@@ -46,7 +46,7 @@ fn will_pass(errno: Errno) -> bool {
 
 impl Locator {
     /// The guest's inode `node`.
-    pub(super) fn inode(&self, node: NodeId) -> FsResult<Arc<Inode>> {
+    pub(super) fn inode(&self, node: NodeId) -> FsResult<InodeArc> {
         let at = self.store.position(node.0).ok_or(Errno::EBADF)?;
         if !self.store.is_done(at) {
             if self.store.lookups(at) == 0 {
@@ -193,7 +193,7 @@ impl Locator {
         mut claim: Claim<'_>,
         record: &InodeRef<'_>,
         found: Result<(NewInode, u32), Unfit>,
-    ) -> FsResult<Option<(Arc<Inode>, u32)>> {
+    ) -> FsResult<Option<(InodeArc, u32)>> {
         let (new, links) = match found {
             Ok(found) => found,
             Err(Unfit::Errno(e)) if will_pass(e) => return Err(e),
@@ -219,7 +219,7 @@ impl Locator {
     }
 
     /// Keeps a directory for what lies in it, whatever the guest forgets.
-    pub(super) fn keep(&self, directory: &Arc<Inode>) {
+    pub(super) fn keep(&self, directory: &InodeArc) {
         if self.names.pin(directory) {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             kept.push(directory.id());
@@ -265,7 +265,7 @@ impl Locator {
 
     /// Sees to it that the inode which the object `fd` is, if it is one of these, is in
     /// the tables; answers it, with its link count, where that was done here.
-    pub(super) fn find_object(&self, fd: BorrowedFd<'_>) -> Option<(Arc<Inode>, u32)> {
+    pub(super) fn find_object(&self, fd: BorrowedFd<'_>) -> Option<(InodeArc, u32)> {
         let stx = sys::statx(fd).ok()?;
         let mut candidates = self.store.candidates(Key::Ino(stx.stx_ino));
         if let Ok((handle, _)) = FileHandle::of_fd(fd) {

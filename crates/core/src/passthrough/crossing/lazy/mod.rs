@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use ferryfs_state::Mount;
 
 use super::super::handle_bytes::MountRef;
-use super::super::inode::{Inode, Inodes};
+use super::super::inode::{InodeArc, Inodes};
 use super::super::lookup::{open_path, Holding};
 use super::super::names::Names;
 use super::super::Passthrough;
@@ -111,7 +111,7 @@ impl Unlocated {
     ///
     /// # Errors
     /// `EBADF` where the guest knows no such inode; what looking for it gives.
-    pub(in super::super) fn locate(&self, node: NodeId) -> FsResult<Arc<Inode>> {
+    pub(in super::super) fn locate(&self, node: NodeId) -> FsResult<InodeArc> {
         self.locator().ok_or(Errno::EBADF)?.inode(node)
     }
 
@@ -125,12 +125,7 @@ impl Unlocated {
 
     /// The same for what has `name` in `parent`, of which `dir` is a descriptor, before
     /// that name is taken away. The caller holds the name.
-    pub(in super::super) fn find_named(
-        &self,
-        parent: &Arc<Inode>,
-        dir: BorrowedFd<'_>,
-        name: &Name,
-    ) {
+    pub(in super::super) fn find_named(&self, parent: &InodeArc, dir: BorrowedFd<'_>, name: &Name) {
         let Some(locator) = self.locator() else {
             return;
         };

@@ -11,7 +11,7 @@ use ferryfs_state::{FileHandle as Handle, Ghost, Inode as InodeRecord, Location}
 use serde_bytes::ByteBuf;
 
 use super::super::super::handle_bytes::{FileHandle, MountRef};
-use super::super::super::inode::{Inode, NewInode, Place};
+use super::super::super::inode::{Inode, InodeArc, NewInode, Place};
 use super::super::super::lookup::{links_of, Holding, Object};
 use super::super::super::sys;
 use super::super::identity::{Comparer, Unfit};
@@ -36,7 +36,7 @@ type Children<'r> = [(u64, &'r InodeRecord)];
 
 /// Some inodes that are found from one directory.
 struct Piece<'c, 'r> {
-    parent: Arc<Inode>,
+    parent: InodeArc,
     records: &'c Children<'r>,
 }
 
@@ -283,7 +283,7 @@ impl Planner<'_> {
     }
 
     /// Enters what was found from `parent` on, or looks for it there.
-    fn enter_child(&mut self, parent: &Arc<Inode>, record: &InodeRecord, outcome: Option<Outcome>) {
+    fn enter_child(&mut self, parent: &InodeArc, record: &InodeRecord, outcome: Option<Outcome>) {
         match (&record.location, outcome) {
             (Location::Child { name, .. }, Some(found)) => {
                 let what = What::Name(parent, name);
@@ -298,7 +298,7 @@ impl Planner<'_> {
         }
     }
 
-    fn find_by_path(&mut self, parent: &Arc<Inode>, components: &[ByteBuf], record: &InodeRecord) {
+    fn find_by_path(&mut self, parent: &InodeArc, components: &[ByteBuf], record: &InodeRecord) {
         let what = What::Path(parent, components);
         let Some((last, directories)) = components.split_last() else {
             return;
@@ -327,9 +327,9 @@ impl Planner<'_> {
     /// The answer, where it is not `parent`, has a lookup to be given back.
     fn enter<'c>(
         &self,
-        parent: &Arc<Inode>,
+        parent: &InodeArc,
         directories: impl Iterator<Item = &'c [u8]>,
-    ) -> FsResult<Arc<Inode>> {
+    ) -> FsResult<InodeArc> {
         let mut at = parent.clone();
         for component in directories {
             let next = (|| {
@@ -387,7 +387,7 @@ impl Planner<'_> {
         record: &InodeRecord,
         found: Outcome,
         what: What<'_>,
-    ) -> Option<(Arc<Inode>, u32)> {
+    ) -> Option<(InodeArc, u32)> {
         let unfit = match found {
             Ok(found) => {
                 let inode = self.insert(record, found.new);

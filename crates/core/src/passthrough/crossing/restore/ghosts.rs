@@ -1,11 +1,10 @@
 //! What no name leads to, made again.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 
 use ferryfs_state::{FsState, Ghost, GhostData, Inode as InodeRecord};
 
-use super::super::super::inode::{Inode, Place};
+use super::super::super::inode::{InodeArc, Place};
 use super::super::super::lookup::Object;
 use super::super::ghost::make;
 use super::words::kind_name;
@@ -14,7 +13,7 @@ use crate::errno::{Errno, FsResult};
 use crate::types::NodeId;
 
 /// Ghosts that have been made, with where they are in the state.
-pub(super) struct Made(Vec<(Arc<Inode>, usize)>);
+pub(super) struct Made(Vec<(InodeArc, usize)>);
 
 impl Planner<'_> {
     /// Makes all ghosts of a state, whose other inodes have been found. They can be
@@ -57,7 +56,7 @@ impl Planner<'_> {
         record: &InodeRecord,
         ghost: &Ghost,
         data: &[GhostData],
-    ) -> FsResult<Arc<Inode>> {
+    ) -> FsResult<InodeArc> {
         let directory = self.inodes.get(NodeId(ghost.directory));
         let directory = directory.ok_or(Errno::ENOENT)?;
         let fd = make::make(self.fs, directory.fd()?.as_fd(), record.kind, ghost, data)?;

@@ -1,19 +1,18 @@
 //! Objects in messages.
 
 use std::fmt;
-use std::sync::Arc;
 
 use serde_bytes::ByteBuf;
 
-use super::super::super::inode::Inode;
+use super::super::super::inode::InodeArc;
 
 /// By what an object is looked for.
 pub(super) enum What<'a> {
     Handle,
     /// A name in a directory.
-    Name(&'a Arc<Inode>, &'a [u8]),
+    Name(&'a InodeArc, &'a [u8]),
     /// Several components from a directory on.
-    Path(&'a Arc<Inode>, &'a [ByteBuf]),
+    Path(&'a InodeArc, &'a [ByteBuf]),
 }
 
 impl fmt::Display for What<'_> {
