@@ -308,9 +308,10 @@ pub struct MigrationArgs {
     #[arg(long, value_name = "OLD=NEW")]
     pub remap_path: Vec<Remap>,
 
-    /// As the source: format of the state; a destination recognises each one that is built in
-    #[arg(long, default_value = "postcard", value_name = "FORMAT")]
-    pub state_format: String,
+    /// As the source: format of the state; a destination recognises each one that is built in.
+    /// Where this is not said: postcard+zstd if it is built in, else postcard, else the first that is
+    #[arg(long, value_name = "FORMAT")]
+    pub state_format: Option<String>,
 
     /// Speak the state protocol of the QEMU RFC of 2023, too (FS_SET_STATE_FD, FS_GET_STATE,
     /// FS_SET_STATE through shared memory), whose message numbers mean other things today

@@ -40,8 +40,25 @@ pub struct Config {
     pub uids: IdTable,
     /// Group ids that are.
     pub gids: IdTable,
-    /// For which readers a state is written.
+    /// How a state is written: a format or dialect that is built in.
+    pub state_format: String,
+    /// For which readers it is.
     pub state_options: WriteOptions,
+}
+
+/// Formats that a state is written in, where none is named and the first of them is built in:
+/// every release reads both. The compressed one is less to be kept at the source until the
+/// guest stops, and less to be sent then, for little time.
+const PREFERRED_FORMATS: [&str; 2] = ["postcard+zstd", "postcard"];
+
+/// The format of who does not name one.
+fn preferred_format(formats: &Registry) -> &str {
+    let built_in = |name: &&str| formats.get(name).is_ok();
+    let preferred = PREFERRED_FORMATS.into_iter().find(built_in);
+    // With none at all it is refused by name.
+    preferred
+        .or_else(|| formats.names().next())
+        .unwrap_or(PREFERRED_FORMATS[0])
 }
 
 /// Why a command line makes no sense.
@@ -113,13 +130,15 @@ impl Config {
     ) -> Result<Config, ConfigError> {
         args.apply_legacy().map_err(ConfigError::Legacy)?;
         let (uids, gids) = args.share.ids()?;
-        let writer = formats
-            .writer(&args.migration.state_format)
-            .map_err(ConfigError::Format)?;
+        let state_format = match args.migration.state_format.take() {
+            Some(named) => named,
+            None => preferred_format(formats).to_owned(),
+        };
+        let writer = formats.writer(&state_format).map_err(ConfigError::Format)?;
         let state_options = match args.migration.state_version {
             None => WriteOptions::default(),
             Some(_) if matches!(writer, StateWriter::Dialect(_)) => {
-                return Err(ConfigError::DialectVersion(args.migration.state_format));
+                return Err(ConfigError::DialectVersion(state_format));
             }
             Some(version) => {
                 WriteOptions::for_version(version).map_err(ConfigError::StateVersion)?
@@ -172,6 +191,7 @@ impl Config {
             seccomp,
             uids,
             gids,
+            state_format,
             state_options,
             args,
         })
@@ -323,6 +343,9 @@ pub(crate) fn level(level: LogLevel) -> log::LevelFilter {
 mod tests {
     use super::*;
     use clap::FromArgMatches;
+    use ferryfs_format_msgpack::MsgPack;
+    use ferryfs_format_postcard::Postcard;
+    use ferryfs_format_zstd::Zstd;
 
     fn config(line: &str, privileged: bool) -> Result<Config, ConfigError> {
         let words = std::iter::once("ferryfsd").chain(line.split_whitespace());
@@ -448,6 +471,23 @@ mod tests {
             text.contains("xml") && text.contains("msgpack+zstd"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn who_names_no_format_gets_the_one_that_takes_least_of_those_that_all_read() {
+        let stock = crate::stock_formats();
+        let chosen = |formats: &Registry| preferred_format(formats).to_owned();
+        assert_eq!(chosen(&stock), "postcard+zstd");
+        let config = config("--shared-dir /x --fd 3", true).unwrap();
+        assert_eq!(config.state_format, "postcard+zstd");
+        let msgpack = || Registry::new().with(MsgPack);
+        assert_eq!(chosen(&msgpack().with(Postcard)), "postcard");
+        assert_eq!(chosen(&msgpack().with(Zstd::new(MsgPack))), "msgpack");
+        let zstd = chosen(&Registry::new());
+        assert!(matches!(
+            Registry::new().get(&zstd),
+            Err(StateError::UnknownFormat { .. })
+        ));
     }
 
     #[test]

@@ -273,7 +273,7 @@ fn run<F: MigrateFs>(
 
     let crossing = CrossingConfig::new(
         formats,
-        &config.args.migration.state_format,
+        &config.state_format,
         writer,
         Limits {
             ghost_bytes: config.args.migration.ghost_limit,

@@ -148,13 +148,27 @@ pub enum StateError {
     #[error(transparent)]
     Version(#[from] VersionIncompatible),
 
-    /// The stream's format is not built in.
+    /// The format that is asked for is not built in.
     #[error("the state format \"{name}\" is not built in here; built in: {known}")]
     UnknownFormat {
         /// The name asked for.
         name: String,
         /// Those that are there, separated by commas.
         known: String,
+    },
+
+    /// The stream's format is not built in.
+    #[error(
+        "the state format \"{name}\" is not built in here; built in: {known}; \
+         let {writer} write another one (--state-format)"
+    )]
+    StreamFormat {
+        /// The stream's.
+        name: String,
+        /// Those that are there, separated by commas.
+        known: String,
+        /// Who wrote it.
+        writer: Box<crate::WriterInfo>,
     },
 
     /// A format has a name that no header can carry.

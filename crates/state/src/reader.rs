@@ -353,7 +353,15 @@ impl<R: Read> StreamReader<R> {
         header
             .state
             .check_readable_by(StateVersion::CURRENT, &header.writer)?;
-        let format = Arc::clone(registry.get(&header.format)?);
+        let format = registry.get(&header.format).map_err(|e| match e {
+            StateError::UnknownFormat { name, known } => StateError::StreamFormat {
+                name,
+                known,
+                writer: Box::new(header.writer.clone()),
+            },
+            other => other,
+        });
+        let format = Arc::clone(format?);
         Ok(StreamReader {
             envelope,
             format,

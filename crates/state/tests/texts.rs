@@ -40,6 +40,7 @@ variants!(
         SectionBeyond,
         Version,
         UnknownFormat,
+        StreamFormat,
         FormatName,
         UnknownSection,
         Decode,
@@ -228,6 +229,11 @@ fn of_streams() {
         StateError::UnknownFormat {
             name: "cbor".to_owned(),
             known: "postcard, msgpack".to_owned(),
+        },
+        StateError::StreamFormat {
+            name: "cbor".to_owned(),
+            known: "postcard, msgpack".to_owned(),
+            writer: Box::new(writer()),
         },
         StateError::FormatName {
             name: "C B O R".to_owned(),

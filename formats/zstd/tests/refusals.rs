@@ -136,13 +136,14 @@ fn a_format_that_is_not_built_in_is_named() {
     assert_eq!(
         refusal(&bytes),
         "the state format \"cbor\" is not built in here; built in: postcard, msgpack, \
-         postcard+zstd, msgpack+zstd"
+         postcard+zstd, msgpack+zstd; let ferryfsd 0.9.0 write another one (--state-format)"
     );
     let bare = Registry::new();
     let error = read_state(&mut &bytes[..], &bare, &Limits::default()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the state format \"cbor\" is not built in here; built in: none"
+        "the state format \"cbor\" is not built in here; built in: none; let ferryfsd 0.9.0 \
+         write another one (--state-format)"
     );
 }
 

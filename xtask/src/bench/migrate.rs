@@ -30,6 +30,9 @@ pub struct Args {
     dry_run: bool,
 }
 
+/// Ours with the format that is not compressed.
+const PLAIN: &str = "ferryfsd-postcard=@ferryfsd --state-format postcard";
+
 /// The picture.
 const PICTURE: &str = "docs/migration-sweep.svg";
 
@@ -43,12 +46,18 @@ pub fn run(args: &Args) -> Result<()> {
     let inodes: Vec<String> = args.inodes.iter().map(u64::to_string).collect();
     let words = [
         "migrate".to_owned(),
+        "--daemon=ferryfsd".to_owned(),
+        format!("--daemon={PLAIN}"),
         format!("--peer={peer}"),
         format!("--inodes={}", inodes.join(",")),
         format!("--handles={}", args.handles),
         format!("--rounds={}", args.rounds),
     ];
-    let shown = format!("ferrybench {}", words.join(" "));
+    let quoted = words.iter().map(|word| match word.contains(' ') {
+        true => format!("'{word}'"),
+        false => word.clone(),
+    });
+    let shown = format!("ferrybench {}", quoted.collect::<Vec<_>>().join(" "));
     progress::step(&shown);
     let measured = super::measure(&program, &words, &dir, &kept)?;
     let report: Value = serde_json::from_str(&measured).context("ferrybench's report")?;
@@ -79,7 +88,8 @@ fn part(report: &Value, command: &str) -> Result<String> {
     );
     text.push_str(&format!(
         "\nA guest that has looked up so many files, some of them open, crosses from one daemon to \
-         another of the same kind. *collect* is what the source does in the background from \
+         another of the same kind. *ferryfsd-postcard* writes a state that is not compressed. \
+         *collect* is what the source does in the background from \
          `VHOST_F_LOG_ALL` on, while the guest runs; *stop, save* is from the first \
          `GET_VRING_BASE` to the answer to `CHECK_DEVICE_STATE`; *load* the same on the \
          destination; *first answer* is from connecting to the destination, load included, to the \

@@ -419,6 +419,36 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_told_by_handle_and_mount() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["one", "other"] {
+            std::fs::write(dir.path().join(name), b"").unwrap();
+        }
+        let dir = std::fs::File::open(dir.path()).unwrap();
+        let dir = dir.as_fd();
+        let Ok((one, mnt_id)) = FileHandle::of_name(dir, c"one") else {
+            eprintln!("skipped: no file handles here");
+            return;
+        };
+        let is = |handle: &FileHandle, mnt_id, name| handle.is_name(mnt_id, dir, name);
+        assert_eq!(is(&one, mnt_id, c"one"), Ok(true));
+        assert_eq!(is(&one, mnt_id, c"other"), Ok(false));
+        assert_eq!(is(&one, mnt_id + 1, c"one"), Ok(false), "another mount");
+        assert_eq!(is(&one, mnt_id, c"none"), Err(Errno::ENOENT));
+        let bytes = one.bytes();
+        let shorter = FileHandle::new(one.kind(), &bytes[..bytes.len() - 1]).unwrap();
+        assert_eq!(
+            is(&shorter, mnt_id, c"one"),
+            Ok(false),
+            "the kernel's is longer"
+        );
+        let longer = FileHandle::new(one.kind(), &[bytes, &[0]].concat()).unwrap();
+        assert_eq!(is(&longer, mnt_id, c"one"), Ok(false));
+        let other_kind = FileHandle::new(one.kind() + 1, bytes).unwrap();
+        assert_eq!(is(&other_kind, mnt_id, c"one"), Ok(false));
+    }
+
+    #[test]
     fn only_handles_that_are_known_have_a_number() {
         let handle = |kind, bytes: &[u8]| FileHandle::new(kind, bytes).unwrap();
         let words = |words: &[u32]| -> Vec<u8> {

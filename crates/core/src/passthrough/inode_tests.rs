@@ -2,6 +2,7 @@
 
 use super::*;
 use std::fs::File;
+use std::path::Path;
 use std::sync::Barrier;
 
 fn numbers(ino: u64) -> Numbers {
@@ -148,6 +149,35 @@ fn a_sibling_takes_the_place_of_what_was_there() {
     let (same, new) = inodes.publish(by_fd(50));
     assert!(!new && InodeArc::ptr_eq(&same, &restored));
     assert_eq!(inodes.publish(by_fd(51)).0.id(), NodeId(100));
+}
+
+#[test]
+fn a_descriptor_that_comes_late_stays_and_is_closed_at_the_end() {
+    let made = |path: &str| OwnedFd::from(File::open(path).unwrap());
+    let late = LateFd::default();
+    assert!(late.get().is_none());
+    let (first, second) = (made("/"), made("/proc"));
+    let (first_number, second_number) = (first.as_raw_fd(), second.as_raw_fd());
+    let same = |fd: RawFd, path: &str| {
+        let link = std::fs::read_link(format!("/proc/self/fd/{fd}"));
+        link.is_ok_and(|link| link == Path::new(path))
+    };
+    late.set(first);
+    late.set(second);
+    assert_eq!(late.get().unwrap().as_raw_fd(), first_number);
+    assert!(same(first_number, "/"));
+    assert!(
+        !same(second_number, "/proc"),
+        "it was not taken, and is closed"
+    );
+    // Known by what it is on: other tests may be given the number.
+    let kept = std::fs::File::from(made("/dev/null"));
+    let late = LateFd::default();
+    late.set(kept.try_clone().unwrap().into());
+    let number = late.get().unwrap().as_raw_fd();
+    assert!(same(number, "/dev/null"));
+    drop(late);
+    assert!(!same(number, "/dev/null"));
 }
 
 #[test]
