@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 use std::os::fd::AsFd;
 
-use ferryfs_state::{FileHandle, Identity, Inode as InodeRecord, Location};
+use ferryfs_state::{FileHandle, Identity, Inode as InodeRecord, Location, Mark};
 use serde_bytes::ByteBuf;
 
 use super::super::config::MigrationMode;
 use super::super::handle_bytes;
 use super::super::inode::{Inode, InodeArc, Inodes, Place};
-use super::super::names::{Link, Names};
+use super::super::names::Names;
 use super::ghost::gather::is_unlinked;
 use super::identity::{known_mark, root_mark};
 use crate::errno::Errno;
@@ -45,6 +45,9 @@ pub(super) struct Described {
     pub(super) losses: Vec<Loss>,
     /// Whether something was looked up that others on the host can change unseen.
     pub(super) fleeting: bool,
+    /// What records that are done with had their bytes in: thousands of small pieces of memory
+    /// that would be given back, and asked for again, each time.
+    spare: Vec<Vec<u8>>,
 }
 
 /// An inode that cannot cross as it is.
@@ -70,6 +73,39 @@ impl Described {
             identities: Vec::with_capacity(inodes),
             ..Described::default()
         }
+    }
+
+    /// Forgets everything, and keeps the memory for what is described next.
+    pub(super) fn clear(&mut self) {
+        let mut spare = std::mem::take(&mut self.spare);
+        let names = self
+            .records
+            .drain(..)
+            .filter_map(|record| match record.location {
+                Location::Child { name, .. } => Some(name),
+                Location::Handle(handle) => Some(handle.bytes),
+                _ => None,
+            });
+        let marks = self.identities.drain(..).filter_map(|one| match one.mark {
+            Mark::Handle { bytes, .. } => Some(bytes),
+            Mark::Numbers { .. } => None,
+        });
+        spare.extend(names.chain(marks).map(|bytes| {
+            let mut bytes = bytes.into_vec();
+            bytes.clear();
+            bytes
+        }));
+        *self = Described {
+            records: std::mem::take(&mut self.records),
+            identities: std::mem::take(&mut self.identities),
+            spare,
+            ..Described::default()
+        };
+    }
+
+    /// Room for a record's bytes, which is empty.
+    fn bytes(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_default()
     }
 
     /// The position of the device that `inode` lies on.
@@ -161,7 +197,7 @@ impl Describer<'_> {
                     let location = self.place_by_name(inode, out);
                     let mark = match location {
                         Location::Lost { .. } => None,
-                        _ => known_mark(inode),
+                        _ => known_mark(inode, || out.bytes()),
                     };
                     (location, mark)
                 }
@@ -172,7 +208,7 @@ impl Describer<'_> {
                     let is_placed = matches!(location, Location::Handle(_));
                     // For the sake of those that have no name: see `lazy::split`.
                     let mark = match is_placed && self.has_no_name(inode, out) {
-                        true => known_mark(inode),
+                        true => known_mark(inode, || out.bytes()),
                         false => None,
                     };
                     (location, mark)
@@ -202,7 +238,8 @@ impl Describer<'_> {
         if self.lost.contains(&inode.id()) {
             return LOST;
         }
-        let Some(Link { parent, name }) = self.names.primary_of(inode) else {
+        let mut name = out.bytes();
+        let Some(parent) = self.names.read_primary(inode, &mut name) else {
             return LOST;
         };
         out.depends_on(parent);
@@ -212,11 +249,11 @@ impl Describer<'_> {
             out.known = Some(parent);
             return Location::Child {
                 parent: parent.0,
-                name: ByteBuf::from(name.into_vec()),
+                name: ByteBuf::from(name),
             };
         }
         // Up to a directory that the guest still knows.
-        let mut components = vec![ByteBuf::from(name.into_vec())];
+        let mut components = vec![ByteBuf::from(name)];
         let mut at = parent;
         for _ in 0..=self.inodes.len() {
             if self.inodes.knows(at) {
@@ -244,11 +281,13 @@ impl Describer<'_> {
         };
         let why = match found {
             Ok((handle, mnt_id)) => {
+                let mut bytes = out.bytes();
+                bytes.extend_from_slice(handle.bytes());
                 return Location::Handle(FileHandle {
                     mount: out.mount(mnt_id, inode),
                     kind: handle.kind(),
-                    bytes: ByteBuf::from(handle.bytes()),
-                })
+                    bytes: ByteBuf::from(bytes),
+                });
             }
             Err(_) if is_unlinked(inode) => None,
             Err(_) => Some("its file system has no file handles"),

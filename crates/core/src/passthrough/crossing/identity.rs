@@ -70,17 +70,19 @@ fn same(a: &FileSystem, b: &FileSystem) -> Option<bool> {
     None
 }
 
-fn handle_mark(handle: &handle_bytes::FileHandle) -> Mark {
+/// The mark of an object with this handle, in `bytes`, which are empty.
+fn handle_mark(handle: &handle_bytes::FileHandle, mut bytes: Vec<u8>) -> Mark {
+    bytes.extend_from_slice(handle.bytes());
     Mark::Handle {
         kind: handle.kind(),
-        bytes: ByteBuf::from(handle.bytes()),
+        bytes: ByteBuf::from(bytes),
     }
 }
 
 /// The mark of the object that `fd` is: its handle where it has one.
 fn mark_of(fd: BorrowedFd<'_>, stx: &Statx) -> Mark {
     match handle_bytes::FileHandle::of_fd(fd) {
-        Ok((handle, _)) => handle_mark(&handle),
+        Ok((handle, _)) => handle_mark(&handle, Vec::new()),
         Err(_) => Mark::Numbers {
             ino: stx.stx_ino,
             born: sys::born_of(stx),
@@ -89,10 +91,10 @@ fn mark_of(fd: BorrowedFd<'_>, stx: &Statx) -> Mark {
 }
 
 /// The mark of an inode by what is known of it: its handle, or its number and when it was
-/// born. `None` for a lost one.
-pub(super) fn known_mark(inode: &Inode) -> Option<Mark> {
+/// born. `None` for a lost one. What it has of bytes it has in those of `bytes`.
+pub(super) fn known_mark(inode: &Inode, bytes: impl FnOnce() -> Vec<u8>) -> Option<Mark> {
     match inode.place() {
-        Place::Handle { handle, .. } => Some(handle_mark(handle)),
+        Place::Handle { handle, .. } => Some(handle_mark(handle, bytes())),
         Place::Fd(fd) => Some(Mark::Numbers {
             ino: inode.numbers().ino,
             born: fd.born(),

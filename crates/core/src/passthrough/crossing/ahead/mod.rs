@@ -43,6 +43,8 @@ pub(super) struct Ahead {
     numbers: Mutex<Numbers>,
     /// How many ranges were encoded after the stop.
     late: usize,
+    /// The memory of ranges described before; one for each thread that does that.
+    spare: Mutex<Vec<Described>>,
 }
 
 /// The inodes of one range.
@@ -126,6 +128,7 @@ impl Ahead {
             chunks: Vec::new(),
             numbers: Mutex::new(Numbers::new(boot)),
             late: 0,
+            spare: Mutex::default(),
         }
     }
 
@@ -191,6 +194,8 @@ impl Ahead {
                 Err(e) => log::debug!("not encoded ahead: {}", error_line(&e)),
             }
         }
+        // Not kept until the next time.
+        lock(&self.spare).clear();
         made
     }
 
@@ -332,7 +337,8 @@ impl Ahead {
         describer: &Describer<'_>,
         fs: Option<&Passthrough>,
     ) -> Result<(Made, Vec<Block>), StateError> {
-        let mut described = Described::with_capacity(found.inodes.len());
+        let mut described = lock(&self.spare).pop().unwrap_or_default();
+        described.clear();
         let mut counted = Vec::with_capacity(found.blocks.len());
         let mut start = 0;
         for (mut block, end) in found.blocks {
@@ -356,7 +362,7 @@ impl Ahead {
             .map(|inode| numbers().device(inode))
             .collect();
         described.number(describer.inodes, &mounts, &devices);
-        let mut above = described.above;
+        let mut above = std::mem::take(&mut described.above);
         above.sort_unstable();
         above.dedup();
         above.shrink_to_fit();
@@ -378,9 +384,10 @@ impl Ahead {
                 .filter(|(_, number)| used(number))
                 .map(|((id, _), _)| *id)
                 .collect(),
-            losses: described.losses,
+            losses: std::mem::take(&mut described.losses),
             fleeting: described.fleeting,
         };
+        lock(&self.spare).push(described);
         Ok((made, counted))
     }
 
