@@ -46,6 +46,28 @@ fn it_ends_with_its_front_end() {
     }
 }
 
+/// A table of descriptors that grows while threads run stops the one that needs it for
+/// milliseconds, each time that it doubles.
+#[test]
+fn it_has_room_for_descriptors_before_a_guest_needs_them() {
+    let host = Host::new();
+    for sandbox in ["none", "namespace"] {
+        let daemon = host.daemon(&["--sandbox", sandbox]);
+        // Once it has been met, the process that serves is there.
+        let _vm = Vm::boot(daemon.socket()).expect("boot");
+        let figure = |file: &str, name: &str, word: usize| -> u64 {
+            let path = format!("/proc/{}/{file}", daemon.serving_pid());
+            let text = fs::read_to_string(&path).expect(&path);
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let words = line.map(|line| line.split_whitespace().nth(word));
+            words.flatten().expect(name).parse().expect(name)
+        };
+        let limit = figure("limits", "Max open files", 0);
+        let room = figure("status", "FDSize:", 0);
+        assert!(room >= limit.min(16_384), "{sandbox}: {room} of {limit}");
+    }
+}
+
 #[test]
 fn it_keeps_listening_if_asked_to() {
     let host = Host::new();

@@ -23,6 +23,7 @@ mod creds;
 mod crossing;
 mod data;
 mod dir;
+mod fd_table;
 pub mod handle;
 pub mod handle_bytes;
 pub mod ids;
@@ -137,6 +138,7 @@ impl Passthrough {
                     .map_err(SetupError::Proc)?
             }
         };
+        fd_table::make_room_from_the_start(proc_self_fd.as_fd());
         let root = Passthrough::root_inode(config.root.as_fd()).map_err(SetupError::Root)?;
         if root.kind != libc::S_IFDIR && root.kind != libc::S_IFREG {
             return Err(SetupError::RootKind(root.kind));

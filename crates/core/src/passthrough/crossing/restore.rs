@@ -16,7 +16,7 @@ use super::super::handle_bytes::MountRef;
 use super::super::inode::{InodeArc, Inodes, NewInode, Numbers, Place};
 use super::super::locks::Planned;
 use super::super::names::Names;
-use super::super::{sys, Passthrough};
+use super::super::{fd_table, sys, Passthrough};
 use super::ghost::Known;
 use super::identity::Comparer;
 use super::lazy::{self, Later};
@@ -83,6 +83,11 @@ pub(super) fn plan(
             None
         }
     };
+    let held = match fs.use_handles {
+        true => 0,
+        false => state.inodes.len(),
+    };
+    fd_table::make_room_for(fs.proc_self_fd(), state.handles.len().saturating_add(held));
     let root_numbers = root.numbers;
     let inodes = fs.inodes.sibling(root);
     // New directories met on the way must not take a number of the state's.

@@ -1,10 +1,12 @@
 //! The background pass: locates everything, a little at a time.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::super::super::fd_table;
 use super::{At, Locator, Shared};
 
 /// Inodes between two looks at the clock.
@@ -88,6 +90,9 @@ fn run(shared: &Shared, locator: &Arc<Locator>, stop: &Stop) {
     let began = Instant::now();
     // Whatever the guest looks up needs it, and it has not asked yet.
     locator.store.prepare();
+    if !locator.holding.use_handles {
+        fd_table::make_room_for(locator.holding.proc_self_fd.as_fd(), locator.store.len());
+    }
     let mut todo: Vec<At> = locator.store.all().collect();
     while !todo.is_empty() {
         let mut again = Vec::new();
