@@ -1,5 +1,6 @@
 //! Open files and directories: `fh` to descriptor.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -230,6 +231,16 @@ impl Handles {
             drop(old);
         }
         self.set_next(other.next());
+    }
+
+    /// The inodes of all of them.
+    pub(super) fn nodes(&self) -> HashSet<NodeId> {
+        let mut nodes = HashSet::new();
+        for shard in &self.shards {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            nodes.extend(shard.values().map(|file| file.node()));
+        }
+        nodes
     }
 
     /// Every open file with its number, by ascending number.

@@ -36,9 +36,14 @@ const LOOKED_AT_AGAIN: usize = 1 << 14;
 /// Inodes that one thread describes, or looks for, at a time.
 const PIECE: usize = 4096;
 
+/// Inodes whose names one thread looks at, at a time; up to so many are not worth another.
+const LOOKS: usize = 512;
+const FEW_LOOKS: usize = 2048;
+
 /// Inodes that cannot cross as they are, with why.
-#[derive(Default)]
 pub(super) struct Losses {
+    /// What the guest has open.
+    open: HashSet<NodeId>,
     /// Of consequence: the guest would notice.
     needed: Vec<(NodeId, &'static str)>,
     /// All of them.
@@ -64,7 +69,7 @@ impl Passthrough {
             marks.end();
             return self.collect_whole(found).map(Collected::Whole);
         }
-        let mut losses = Losses::default();
+        let mut losses = Losses::new(self.handles.nodes());
         if self.config.migration_mode == MigrationMode::FindPaths {
             self.find_all_again(found.as_ref(), &mut losses);
         }
@@ -89,8 +94,7 @@ impl Passthrough {
             self.nothing_ahead(format)
                 .finish(self, &describer, &taken)?,
         );
-        let open = self.open_nodes();
-        losses.add_all(std::mem::take(&mut whole.losses), &open);
+        losses.add_all(std::mem::take(&mut whole.losses));
 
         let mut state = self.counters();
         let gathered = found.map(|found| found.gathered).unwrap_or_default();
@@ -151,11 +155,6 @@ impl Passthrough {
         }
     }
 
-    fn open_nodes(&self) -> HashSet<NodeId> {
-        let handles = self.handles.all();
-        handles.iter().map(|(_, file)| file.node()).collect()
-    }
-
     /// The whole state as records.
     fn collect_whole(&self, found: Option<Found>) -> Result<FsState, String> {
         // From here on what is not located stays so.
@@ -164,7 +163,7 @@ impl Passthrough {
             locator.settle(self.config.migration_mode);
         }
         let _still = unlocated.as_ref().map(|locator| locator.hold());
-        let mut losses = Losses::default();
+        let mut losses = Losses::new(self.handles.nodes());
         if self.config.migration_mode == MigrationMode::FindPaths {
             self.find_all_again(found.as_ref(), &mut losses);
         }
@@ -186,7 +185,6 @@ impl Passthrough {
             }
             described
         });
-        let open = self.open_nodes();
         for mut described in described {
             let met = described.mounts.iter();
             let mounts: Vec<_> = met
@@ -195,7 +193,7 @@ impl Passthrough {
             let met = described.devices.iter();
             let devices: Vec<_> = met.map(|inode| identities.number(inode)).collect();
             described.number(&self.inodes, &mounts, &devices);
-            losses.add_all(described.losses, &open);
+            losses.add_all(described.losses);
             state.inodes.extend(described.records);
             identities.identities.extend(described.identities);
         }
@@ -229,16 +227,13 @@ impl Passthrough {
     fn find_all_again(&self, found: Option<&Found>, losses: &mut Losses) {
         let again: Vec<InodeArc> = match found {
             Some(found) if !self.config.migration_confirm_paths => {
-                let mut again = self.crucial(found.ahead.as_ref());
+                let mut again = self.crucial(&losses.open, found.ahead.as_ref());
                 again.extend(&found.suspects);
                 again.extend(&found.changed);
                 // Neighbours lie in one directory.
-                let mut again: Vec<NodeId> = again.into_iter().collect();
+                let mut again: Vec<u64> = again.into_iter().map(|node| node.0).collect();
                 again.sort_unstable();
-                again
-                    .iter()
-                    .filter_map(|id| self.inodes.get_or_pinned(*id))
-                    .collect()
+                self.inodes.get_all(&again).into_iter().flatten().collect()
             }
             // Asked for, or no precopy, as for a snapshot: all of it now.
             _ => everything(&self.inodes),
@@ -253,8 +248,8 @@ impl Passthrough {
     /// Those whose names are looked at in any case, in the last moment before they are
     /// written: what is open, and directories, since a single one that somebody has
     /// renamed takes everything in it along. The rest is as precopy has last seen it.
-    fn crucial(&self, ahead: Option<&Ahead>) -> HashSet<NodeId> {
-        let mut crucial = self.open_nodes();
+    fn crucial(&self, open: &HashSet<NodeId>, ahead: Option<&Ahead>) -> HashSet<NodeId> {
+        let mut crucial = open.clone();
         let mut add = |directory: NodeId| {
             if crucial.len() < LOOKED_AT_AGAIN {
                 crucial.insert(directory);
@@ -329,7 +324,8 @@ impl Passthrough {
     /// Checks the names of `nodes` and corrects those that are wrong.
     fn find_again(&self, nodes: &[InodeArc], losses: &mut Losses) {
         let never = AtomicBool::new(false);
-        let pieces: Vec<_> = nodes.chunks(PIECE).collect();
+        let few = nodes.len() <= FEW_LOOKS;
+        let pieces: Vec<_> = nodes.chunks(if few { FEW_LOOKS } else { LOOKS }).collect();
         let look = |piece: &&[InodeArc]| verify::verify(&self.inodes, &self.names, piece, &never);
         let suspects: Suspects = in_parallel(&pieces, look).into_iter().flatten().collect();
         for inode in nodes.iter().filter(|inode| suspects.contains(&inode.id())) {
@@ -341,9 +337,7 @@ impl Passthrough {
                     continue;
                 }
                 Err(Errno::ESTALE) => {
-                    let open = self.handles.all();
-                    let is_open = open.iter().any(|(_, file)| file.node() == inode.id());
-                    ("it has been unlinked", is_open)
+                    ("it has been unlinked", losses.is_open(inode.id()))
                 }
                 Ok(Whereabouts::Unknown) if !inode.is_dir() => (
                     "it was renamed or has other hard links, and none of its names in the share is \
@@ -436,12 +430,27 @@ impl Passthrough {
 }
 
 impl Losses {
-    /// Adds what could not be described; `open` says what the guest has open.
-    fn add_all(&mut self, losses: Vec<Loss>, open: &HashSet<NodeId>) {
+    /// None, of a guest that has these inodes open.
+    fn new(open: HashSet<NodeId>) -> Losses {
+        Losses {
+            open,
+            needed: Vec::new(),
+            lost: HashSet::new(),
+            unlinked: Vec::new(),
+        }
+    }
+
+    /// Whether the guest has `node` open.
+    pub(super) fn is_open(&self, node: NodeId) -> bool {
+        self.open.contains(&node)
+    }
+
+    /// Adds what could not be described.
+    fn add_all(&mut self, losses: Vec<Loss>) {
         for Loss { inode, why } in losses {
             match why {
                 Some(why) => {
-                    let needed = inode.is_dir() || open.contains(&inode.id());
+                    let needed = inode.is_dir() || self.is_open(inode.id());
                     self.add(inode.id(), why, needed);
                 }
                 None => self.unlinked(&inode),

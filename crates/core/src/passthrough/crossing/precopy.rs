@@ -364,7 +364,11 @@ pub(super) fn candidates(
     handles: &Handles,
     names: &Names,
 ) -> Vec<Candidate> {
-    let open: HashSet<NodeId> = handles.all().iter().map(|(_, file)| file.node()).collect();
+    let mut inodes = inodes.peekable();
+    if inodes.peek().is_none() {
+        return Vec::new();
+    }
+    let open = handles.nodes();
     inodes
         .map(|inode| Candidate {
             open: open.contains(&inode.id()),
@@ -465,7 +469,7 @@ impl Passthrough {
         }
         // A guest that has closed its files in the last moment can go.
         let unlinked = everything(&self.inodes).into_iter();
-        let open: HashSet<NodeId> = self.handles.all().iter().map(|(_, f)| f.node()).collect();
+        let open = self.handles.nodes();
         let unlinked = unlinked.filter(|inode| open.contains(&inode.id()) && is_unlinked(inode));
         let candidates = candidates(unlinked, &self.handles, &self.names);
         self.gatherer()

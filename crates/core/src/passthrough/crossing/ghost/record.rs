@@ -67,7 +67,7 @@ impl Passthrough {
                 }
                 Err(e) => {
                     log::warn!("inode {node}: failed to read its attributes: {e}");
-                    let open = self.handles.all().iter().any(|(_, f)| f.node() == node);
+                    let open = losses.is_open(node);
                     losses.add(
                         node,
                         "it has been unlinked, and its attributes cannot be read",

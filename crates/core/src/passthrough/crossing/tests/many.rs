@@ -126,3 +126,43 @@ fn what_is_wrong_with_many_is_told_of_the_right_ones() {
         }
     }
 }
+
+#[test]
+fn many_open_files_are_each_what_they_were() {
+    const FILES: usize = 150;
+    for (mode, handles) in ways() {
+        let share = tempfile::tempdir().unwrap();
+        let source = daemon(share.path(), mode, handles);
+        let flags = mount(&source);
+        let open: Vec<_> = (0..FILES)
+            .map(|n| {
+                let name = format!("file-{n}");
+                fs::write(share.path().join(&name), &name).unwrap();
+                let node = lookup(&source, NodeId::ROOT, name.as_bytes()).unwrap().node;
+                (node, open(&source, node, libc::O_RDONLY), name)
+            })
+            .collect();
+        let state = collect(&source);
+        let gone = [5, 77, FILES - 1];
+        for n in gone {
+            fs::remove_file(share.path().join(&open[n].2)).unwrap();
+        }
+
+        let destination = daemon_with(share.path(), |config| {
+            config.migration_mode = mode;
+            config.inode_file_handles = handles;
+            config.migration_on_error = MigrationOnError::GuestError;
+        });
+        // The source still has it open; by handle it is found as long.
+        let held = mode == MigrationMode::FileHandles;
+        let faulted = restore(&destination, state, flags).unwrap();
+        assert_eq!(faulted, if held { 0 } else { gone.len() as u64 });
+        for (n, (node, handle, name)) in open.iter().enumerate() {
+            let found = read(&destination, *node, *handle);
+            match gone.contains(&n) && !held {
+                true => assert_eq!(found, Err(Errno::ENOENT), "{name}"),
+                false => assert_eq!(found.unwrap(), name.as_bytes(), "{mode:?} {handles:?}"),
+            }
+        }
+    }
+}
