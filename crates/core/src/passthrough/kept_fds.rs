@@ -91,15 +91,13 @@ impl KeptFds {
         Ok(InodeFd::Shared(fd))
     }
 
-    /// Lets go of the object that `node` was: the guest has forgotten it.
+    /// Lets go of the object that `node` was: the guest has forgotten it. And of another one
+    /// in its place that it has forgotten.
     pub(super) fn forget(&self, node: NodeId) {
         for slots in [&self.directories, &self.others] {
             let old = {
                 let mut slot = KeptFds::slot_in(slots, node);
-                match &*slot {
-                    Some((kept, _)) if kept.id() == node => slot.take(),
-                    _ => None,
-                }
+                slot.take_if(|(kept, _)| kept.id() == node || kept.lookups() == 0)
             };
             drop(old);
         }
