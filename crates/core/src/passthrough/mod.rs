@@ -7,7 +7,7 @@
 //! - [`handle_bytes`]: kernel file handles and the mounts they belong to.
 //! - `lookup`, `create`, `attr`, `data`, `dir`, `xattr`, `ioctl`: the operations; `label`:
 //!   security labels of what is made.
-//! - `budget`, `kept_fds`: descriptors, how many and which.
+//! - `budget`, `kept_fds`, `fd_table`: descriptors, how many, which, and room for them.
 //! - `locks`: the guest's locks, on the host.
 //! - `marks`: what has changed since a crossing last looked.
 //! - `creds`: acting as the guest's user. `sys`: bare system calls.

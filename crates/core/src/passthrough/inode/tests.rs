@@ -1,7 +1,12 @@
 //! Tests of the tables of inodes.
 
+use super::super::held::LateFd;
+use super::super::{Numbers, Place};
 use super::*;
+use crate::errno::Errno;
+use crate::passthrough::handle_bytes::{FileHandle, MountRef};
 use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::sync::Barrier;
 
