@@ -111,3 +111,69 @@ impl KeptFds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::handle_bytes::{FileHandle, MountRef};
+    use super::super::inode::{Inodes, NewInode, Numbers};
+    use super::*;
+    use std::os::fd::{AsFd, AsRawFd};
+
+    /// Inodes of one directory of the host with these nodeids, held by handle; none where it
+    /// cannot be opened by one.
+    fn inodes(ids: &[u64]) -> Option<Vec<InodeArc>> {
+        let open = || OwnedFd::from(std::fs::File::open("/").unwrap());
+        let mount = Arc::new(MountRef::probe(open()).ok()?);
+        let handle = FileHandle::of_fd(open().as_fd()).ok()?.0;
+        let new = |ino| NewInode {
+            kind: libc::S_IFDIR,
+            numbers: Numbers {
+                mnt_id: mount.id(),
+                dev: 1,
+                ino,
+            },
+            place: Place::Handle {
+                mount: mount.clone(),
+                handle: handle.clone(),
+            },
+        };
+        let tables = Inodes::new(new(1));
+        let insert = |id: &u64| tables.insert(NodeId(*id), 1, new(*id));
+        Some(ids.iter().map(insert).collect())
+    }
+
+    #[test]
+    fn what_the_guest_has_forgotten_is_not_kept() {
+        let far = DIRECTORIES as u64;
+        // Of one slot, and of another.
+        let Some(all) = inodes(&[5, 5 + far, 6, 5 + 2 * far]) else {
+            eprintln!("skipped: no file handles here");
+            return;
+        };
+        let kept = KeptFds::new();
+        let number = |inode: &InodeArc| match kept.get(inode).unwrap() {
+            InodeFd::Shared(fd) => fd.as_raw_fd(),
+            other => panic!("{other:?}"),
+        };
+        let holds = |inode: &InodeArc| {
+            let slot = kept.slot(inode);
+            slot.as_ref()
+                .is_some_and(|(one, _)| InodeArc::ptr_eq(one, inode))
+        };
+        let first = number(&all[0]);
+        assert_eq!(number(&all[0]), first, "it is opened once");
+        number(&all[2]);
+        kept.forget(NodeId(5));
+        assert!(!holds(&all[0]) && holds(&all[2]));
+        // Another one takes the slot, is forgotten by something else than FORGET, and goes
+        // with the next of its slot that is.
+        number(&all[1]);
+        kept.forget(NodeId(5));
+        assert!(holds(&all[1]), "the guest knows it");
+        all[1].release(1);
+        kept.forget(NodeId(5 + 2 * far));
+        assert!(!holds(&all[1]));
+        kept.clear();
+        assert!(!holds(&all[2]));
+    }
+}

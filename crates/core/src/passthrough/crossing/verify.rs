@@ -169,3 +169,62 @@ impl Eye {
         seen.is_it
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::OwnedFd;
+
+    use super::super::super::inode::{NewInode, Numbers};
+    use super::*;
+
+    /// What is in the share's root, by descriptor.
+    fn found(dir: &std::path::Path, name: &str) -> NewInode {
+        let fd = OwnedFd::from(File::open(dir.join(name)).unwrap());
+        let stx = sys::statx(fd.as_fd()).unwrap();
+        NewInode {
+            kind: u32::from(stx.stx_mode) & libc::S_IFMT,
+            numbers: Numbers {
+                mnt_id: sys::mnt_id_of(&stx),
+                dev: sys::dev_of(&stx),
+                ino: stx.stx_ino,
+            },
+            place: Place::Fd(fd.into()),
+        }
+    }
+
+    #[test]
+    fn a_name_leads_there_does_not_or_is_another_by_now() {
+        let share = tempfile::tempdir().unwrap();
+        let here = share.path();
+        std::fs::create_dir(here.join("d")).unwrap();
+        std::fs::write(here.join("f"), b"").unwrap();
+        let inodes = Inodes::new(found(here, "."));
+        let names = Names::new();
+        let root = inodes.get(NodeId::ROOT).unwrap();
+        let (directory, _) = inodes.publish(found(here, "d"));
+        let (file, _) = inodes.publish(found(here, "f"));
+        names.insert(&inodes, &root, b"f", &file, 1);
+        let dir = root.fd().unwrap();
+        let mut eye = Eye::default();
+        let mut looks = |above: NodeId| {
+            let before = LOOKS.get();
+            let seen = eye.is_where_it_was(&names, (above, Some(dir.as_fd())), &file);
+            (seen, LOOKS.get() - before)
+        };
+        assert_eq!(looks(NodeId::ROOT), (Some(true), 1));
+        assert_eq!(looks(directory.id()), (None, 0), "it lies elsewhere");
+        // Somebody else renames it: looked at again with its name held still.
+        std::fs::rename(here.join("f"), here.join("g")).unwrap();
+        assert_eq!(looks(NodeId::ROOT), (Some(false), 2));
+        // The guest does.
+        names.rename(&inodes, (NodeId::ROOT, b"f"), &root, b"g");
+        assert_eq!(looks(NodeId::ROOT), (Some(true), 1));
+        names.remove(&inodes, NodeId::ROOT, b"g");
+        assert_eq!(looks(NodeId::ROOT), (None, 0), "it has no name");
+        // Nothing can be told of a directory that cannot be opened.
+        names.insert(&inodes, &root, b"g", &file, 1);
+        let blind = eye.is_where_it_was(&names, (NodeId::ROOT, None), &file);
+        assert_eq!(blind, Some(false));
+    }
+}
